@@ -1,0 +1,58 @@
+"""What child processes of a local deployment have in common: they die with their parent; free ports."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+PR_SET_PDEATHSIG = 1
+LOOPBACK = "127.0.0.1"
+
+# Loaded before any fork: a freshly forked child must not take the loader's lock.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def dies_with_parent(last_signal: signal.Signals) -> Callable[[], None] | None:
+    """Return a `preexec_fn`: the kernel sends `last_signal` when the thread that started the child ends.
+
+    Only Linux knows this; elsewhere nothing is returned and an orderly stop is what ends the children.
+    The signal follows the *thread*: start children from a thread that lives as long as they do.
+    """
+    libc = _libc
+    if libc is None:
+        return None
+
+    def arm() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(last_signal), 0, 0, 0)
+
+    return arm
+
+
+def death_signal_command(last_signal: signal.Signals) -> list[str]:
+    """Return a command prefix that does as `dies_with_parent`; a change of user clears what that set."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", last_signal.name.removeprefix("SIG")] if setpriv else []
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def port_is_free(port: int) -> bool:
+    """Tell whether a server could listen on `port` of the loopback interface now."""
+    with socket.socket() as probe:
+        # As the servers do: a connection in TIME_WAIT is not a taken port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,245 @@
+"""Real servers for the tests: PostgreSQL and Kafka from the environment, from Docker, or started here.
+
+`new_database(package=None)` is a plain call: it returns the DSN of a fresh database, migrated with the
+migrations of `package` ("services.orders") where one is named. `kafka_bootstrap_servers` is the address of a
+real broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's settings are chassis.config's
+POSTGRES_IMAGE = "postgres:18-alpine"
+KAFKA_IMAGE = "apache/kafka:4.1.0"
+DOCKER_ANSWER_SECONDS = 2
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class NewDatabase(Protocol):
+    """The type of the fixture `new_database`."""
+
+    def __call__(self, package: str | None = None) -> str: ...
+
+
+# which servers
+
+
+@functools.cache
+def docker_answers() -> bool:
+    if not ENVIRONMENT.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
+        return False
+    import docker  # type: ignore[import-untyped]
+
+    try:
+        client = docker.from_env(timeout=DOCKER_ANSWER_SECONDS)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except Exception:  # noqa: BLE001 - whatever it says, there is no Docker to use
+        return False
+
+
+@functools.cache
+def postgres_source() -> str:
+    if ENVIRONMENT.get("SAGACITY_TEST_POSTGRES_DSN"):
+        return "SAGACITY_TEST_POSTGRES_DSN"
+    return f"Docker ({POSTGRES_IMAGE})" if docker_answers() else "a local server (deploy/local/postgres.py)"
+
+
+@functools.cache
+def kafka_source() -> str | None:
+    """Return where a real broker comes from; None: from nowhere."""
+    if ENVIRONMENT.get("SAGACITY_TEST_KAFKA"):
+        return "SAGACITY_TEST_KAFKA"
+    if docker_answers():
+        return f"Docker ({KAFKA_IMAGE})"
+    if shutil.which("java") and shutil.which("mvn"):
+        return "Apache Kafka by Maven (deploy/local/kafka)"
+    return None
+
+
+def in_ci() -> bool:
+    return ENVIRONMENT.get("CI", "").lower() == "true"
+
+
+def pytest_report_header() -> list[str]:
+    broker = kafka_source()
+    if broker is None:
+        broker = (
+            "none, so kafka tests FAIL"
+            if in_ci()
+            else "none (no java, mvn, Docker): kafka tests are deselected"
+        )
+    return [f"servers: PostgreSQL from {postgres_source()}; Kafka: {broker}"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if kafka_source() is not None or in_ci():
+        return
+    without = [item for item in items if item.get_closest_marker("kafka")]
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in set(without)]
+
+
+# PostgreSQL
+
+
+@contextmanager
+def local_postgres() -> Iterator[str]:
+    from deploy.local.postgres import LocalPostgres
+
+    with tempfile.TemporaryDirectory(prefix="sagacity-test-pg-") as folder:
+        # Thrown away with the session, so it need not survive the machine: fsync off.
+        server = LocalPostgres(Path(folder), fsync=False)
+        try:
+            server.start()
+            yield server.admin_dsn
+        finally:
+            server.kill()
+
+
+@contextmanager
+def docker_postgres() -> Iterator[str]:
+    from testcontainers.community.postgres import PostgresContainer
+
+    command = "postgres -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+    with PostgresContainer(POSTGRES_IMAGE, driver=None).with_command(command) as container:
+        yield container.get_connection_url()
+
+
+@pytest.fixture(scope="session")
+def postgres_admin_dsn() -> Iterator[str]:
+    """DSN of the tests' PostgreSQL server, of a role that may create databases."""
+    given = ENVIRONMENT.get("SAGACITY_TEST_POSTGRES_DSN")
+    with ExitStack() as stack:
+        if given:
+            yield given
+        else:
+            yield stack.enter_context(docker_postgres() if docker_answers() else local_postgres())
+
+
+class Databases:
+    """Makes databases on one server and drops them at the end; one migrated template per package."""
+
+    def __init__(self, admin_dsn: str) -> None:
+        self._admin_dsn = admin_dsn
+        self._prefix = f"test_{os.getpid()}_{os.urandom(3).hex()}"
+        self._numbers = itertools.count(1)
+        self._templates: dict[str, str] = {}
+        self._made: list[str] = []
+
+    def new(self, package: str | None = None) -> str:
+        return self._dsn(self._create(self._template(package) if package else None))
+
+    def drop_all(self) -> None:
+        with psycopg.connect(self._admin_dsn, autocommit=True) as admin:
+            while self._made:
+                name = sql.Identifier(self._made.pop())
+                admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+
+    def _template(self, package: str) -> str:
+        if package not in self._templates:
+            name = self._create(None)
+            migrate(package, self._dsn(name))
+            self._templates[package] = name
+        return self._templates[package]
+
+    def _create(self, template: str | None) -> str:
+        name = f"{self._prefix}_{next(self._numbers)}"
+        copied = sql.Identifier(template or "template1")
+        with psycopg.connect(self._admin_dsn, autocommit=True) as admin:
+            if template:
+                # A connection that has not quite gone away yet would keep the template from being copied.
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [template]
+                )
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), copied))
+        self._made.append(name)
+        return name
+
+    def _dsn(self, name: str) -> str:
+        return make_conninfo(self._admin_dsn, dbname=name)
+
+
+def migrate(package: str, dsn: str) -> None:
+    from chassis.migrations import upgrade
+
+    run: Callable[[str, str], object] = upgrade
+
+    def in_a_thread() -> None:
+        result = run(package, dsn)
+        if inspect.iscoroutine(result):
+            asyncio.run(result)
+
+    # The session's event loop runs in this thread, and migrations may want one of their own.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(in_a_thread).result()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres_admin_dsn: str) -> Iterator[NewDatabase]:
+    """Make a fresh database per call: `dsn = new_database("services.orders")`, no await."""
+    databases = Databases(postgres_admin_dsn)
+    yield databases.new
+    # A server of our own goes away as a whole.
+    if ENVIRONMENT.get("SAGACITY_TEST_POSTGRES_DSN"):
+        databases.drop_all()
+
+
+# Kafka
+
+
+@contextmanager
+def maven_kafka() -> Iterator[str]:
+    from deploy.local.kafka import ApacheKafka
+
+    with tempfile.TemporaryDirectory(prefix="sagacity-test-kafka-") as folder:
+        broker = ApacheKafka(Path(folder), jars=REPOSITORY / ".sagacity" / "kafka-jars")
+        try:
+            broker.start()
+            yield broker.bootstrap_servers
+        finally:
+            broker.kill()
+
+
+@contextmanager
+def docker_kafka() -> Iterator[str]:
+    from testcontainers.community.kafka import KafkaContainer
+
+    container = KafkaContainer(KAFKA_IMAGE).with_kraft().with_env("KAFKA_NUM_PARTITIONS", "4")
+    with container as started:
+        yield started.get_bootstrap_server()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap_servers() -> Iterator[str]:
+    """Return the bootstrap servers of a real Kafka broker: topics create themselves, with 4 partitions."""
+    if kafka_source() is None:
+        pytest.fail(
+            "no real Kafka: set SAGACITY_TEST_KAFKA, or install Docker, or java and mvn", pytrace=False
+        )
+    given = ENVIRONMENT.get("SAGACITY_TEST_KAFKA")
+    with ExitStack() as stack:
+        if given:
+            yield given
+        else:
+            yield stack.enter_context(docker_kafka() if docker_answers() else maven_kafka())
