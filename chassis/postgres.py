@@ -1,0 +1,291 @@
+"""PostgreSQL: one pool of connections per process, statements that are compiled once, transactions that end.
+
+SQLAlchemy Core only writes SQL here; psycopg runs it, prepared at its first use. A failure that a caller can do
+nothing about but try again (no connection, a connection lost, a time-out of the server) is a `Fault` UNAVAILABLE. A
+connection that is lost during COMMIT is one of them: whether the commit happened is not known, and never guessed.
+"""
+
+import asyncio
+import secrets
+import select
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, LiteralString, Self, TypeVar, cast
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb, JsonbDumper
+from psycopg.types.numeric import Int8Dumper
+from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import JSON
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ClauseElement
+
+from chassis.errors import Fault, FaultKind
+
+STATEMENT_TIMEOUT_MS = 5_000
+LOCK_TIMEOUT_MS = 3_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
+CONNECT_TIMEOUT_SECONDS = 3
+POOL_WAIT_SECONDS = 2.0
+POOL_MAX_WAITING = 512
+# Short, because the pool doubles its delay while it tries: it gives up soon, and the next caller starts afresh.
+POOL_RECONNECT_SECONDS = 3.0
+PREPARED_STATEMENTS_MAX = 500
+MAX_ATTEMPTS = 6
+RETRY_BASE_SECONDS = 0.01
+RETRY_AFTER = timedelta(seconds=1)
+
+Row = dict[str, Any]
+T = TypeVar("T")
+_RETRIABLE = (errors.SerializationFailure, errors.DeadlockDetected)
+# OperationalError covers lost connections, the pool's errors, shutdowns, full disks and time-outs of statement and lock.
+_UNAVAILABLE = (
+    psycopg.OperationalError,
+    errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
+    errors.ReadOnlySqlTransaction,
+)
+_jitter = secrets.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL that is ready to run: its name, its text, its constants, and which parameters are jsonb."""
+
+    name: str
+    sql: str
+    constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    json_names: Collection[str] = ()
+
+    def bind(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the parameters to send: those given, the statement's own, jsonb ones wrapped."""
+        bound = {**self.constants, **params}
+        for name in self.json_names:
+            if bound.get(name) is not None and not isinstance(bound[name], Jsonb):
+                bound[name] = Jsonb(bound[name])
+        return bound
+
+
+def statement(name: str, core: str | ClauseElement) -> Statement:
+    """Compiles a statement once, at import.
+
+    Args:
+        name: What the statement does, for logs and metrics.
+        core: A SQLAlchemy Core statement with `bindparam`s, or SQL with `%(name)s` parameters, where a literal
+            percent sign is written `%%`.
+
+    A `dict` is always sent as jsonb. A `list` is sent as an array in SQL text; for a jsonb list wrap it in
+    `psycopg.types.json.Jsonb`. In a Core statement whatever goes to a JSON column is wrapped already. An `int` is
+    always sent as bigint, so that a statement has one plan whatever the numbers; cast it where a function wants less.
+
+    Raises:
+        ValueError: The Core statement needs work at each run: `in_()` (write `= ANY`), or a column with a
+            Python-side `default=` or `onupdate=` (write `server_default=` or give the value).
+    """
+    if isinstance(core, str):
+        return Statement(name, core)
+    compiled = core.compile(dialect=PGDialect_psycopg())
+    if not isinstance(compiled, SQLCompiler):
+        raise ValueError(f"{name}: not a query")  # noqa: TRY004  # the same class of mistake as the ones below
+    if compiled.post_compile_params:
+        raise ValueError(f"{name}: in_() is expanded at each run; write = ANY(...)")
+    if compiled.insert_prefetch or compiled.update_prefetch:
+        raise ValueError(f"{name}: a column has a Python-side default; write server_default")
+    binds = {key: value for key, value in compiled.binds.items() if key in compiled.params}
+    return Statement(
+        name,
+        str(compiled),
+        {
+            key: value
+            for key, value in compiled.params.items()
+            if not binds[key].required and value is not None
+        },
+        frozenset(key for key, value in binds.items() if isinstance(value.type, JSON)),
+    )
+
+
+def unavailable(message: str = "the database cannot be reached") -> Fault:
+    """Returns the Fault of a database that is away: the outcome of what was asked is not known; ask again."""
+    return Fault(FaultKind.UNAVAILABLE, "DATABASE_UNAVAILABLE", message, retry_after=RETRY_AFTER)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _RETRIABLE as error:
+        message = "too many transactions want the same rows"
+        raise Fault(FaultKind.UNAVAILABLE, "DATABASE_CONTENTION", message, retry_after=RETRY_AFTER) from error
+    except _UNAVAILABLE as error:
+        raise unavailable() from error
+
+
+class Transaction:
+    """An open transaction, READ COMMITTED. It is committed or rolled back by who opened it, nowhere else."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[DictRow]) -> None:
+        self._connection = connection
+
+    async def fetch(self, s: Statement, params: Mapping[str, Any]) -> list[Row]:
+        """Runs one statement and returns its rows; none for a statement that returns none."""
+        return await _fetch(self._connection, s, params)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Undoes what is done inside, and only that, where the block raises."""
+        async with self._connection.transaction():
+            yield
+
+
+class Database:
+    """A pool of connections to one database."""
+
+    def __init__(self, pool: "AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]") -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, application_name: str, max_size: int = 8) -> Self:
+        """Opens a pool of at most `max_size` connections. It does not wait for the database to be there: `ping` does.
+
+        Args:
+            dsn: A libpq connection string or URI.
+            application_name: What the server shows in pg_stat_activity.
+            max_size: Connections at most.
+        """
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
+            dsn,
+            kwargs=_connection_settings(application_name),
+            min_size=min(2, max_size),
+            max_size=max_size,
+            open=False,
+            configure=_configure,
+            check=_check,
+            timeout=POOL_WAIT_SECONDS,
+            max_waiting=POOL_MAX_WAITING,
+            reconnect_timeout=POOL_RECONNECT_SECONDS,
+            name=application_name,
+        )
+        await pool.open(wait=False)
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Closes every connection; those in use when they are given back."""
+        await self._pool.close()
+
+    async def fetch(self, s: Statement, params: Mapping[str, Any]) -> list[Row]:
+        """Runs one statement in a transaction of its own, in one round trip, and returns its rows.
+
+        Raises:
+            Fault: UNAVAILABLE; a statement that writes may then have been committed, or not.
+        """
+
+        async def once() -> list[Row]:
+            async with self._pool.connection() as connection:
+                return await _fetch(connection, s, params)
+
+        return await _retried(once)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Commits when the block ends, rolls back when it raises.
+
+        Raises:
+            Fault: UNAVAILABLE; where the block had come to its end, it may have been committed, or not.
+        """
+        with _translated():
+            async with self._begin() as transaction:
+                yield transaction
+
+    async def run(self, use_case: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs a use case in a transaction, and again (a few times) when PostgreSQL made it give way to another.
+
+        Args:
+            use_case: Does its work by the transaction alone, so that it can be run again.
+
+        Raises:
+            Fault: UNAVAILABLE; what was asked may have been committed, or not.
+        """
+
+        async def once() -> T:
+            async with self._begin() as transaction:
+                return await use_case(transaction)
+
+        return await _retried(once)
+
+    async def ping(self) -> None:
+        """Asks the server for a sign of life.
+
+        Raises:
+            Fault: UNAVAILABLE.
+        """
+        await self.fetch(_PING, {})
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Transaction]:
+        async with self._pool.connection() as connection, connection.transaction():
+            yield Transaction(connection)
+
+
+_PING = statement("ping", "SELECT 1 AS alive")
+
+
+async def _fetch(
+    connection: psycopg.AsyncConnection[DictRow], s: Statement, params: Mapping[str, Any]
+) -> list[Row]:
+    cursor = await connection.execute(cast("LiteralString", s.sql), s.bind(params))
+    return await cursor.fetchall() if cursor.description else []
+
+
+async def _retried(once: Callable[[], Awaitable[T]]) -> T:
+    with _translated():
+        for attempt in range(MAX_ATTEMPTS - 1):
+            try:
+                return await once()
+            except _RETRIABLE:
+                await asyncio.sleep(_jitter.uniform(0, RETRY_BASE_SECONDS * 2**attempt))
+        return await once()
+
+
+def _connection_settings(application_name: str) -> dict[str, Any]:
+    # JIT costs more than it gives for statements of a millisecond.
+    settings = {
+        "jit": "off",
+        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        "lock_timeout": LOCK_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
+        "default_transaction_isolation": "read\\ committed",
+        "timezone": "UTC",
+    }
+    return {
+        "autocommit": True,
+        "row_factory": dict_row,
+        "prepare_threshold": 0,
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # A peer that vanished without a word is noticed within seconds, not by the kernel's two hours.
+        "tcp_user_timeout": STATEMENT_TIMEOUT_MS * 2,
+        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+    }
+
+
+async def _configure(connection: psycopg.AsyncConnection[DictRow]) -> None:
+    # Threshold 0 prepares at the first run. An int as smallint, int or bigint by its size would be a plan for each.
+    connection.prepared_max = PREPARED_STATEMENTS_MAX
+    connection.adapters.register_dumper(int, Int8Dumper)
+    connection.adapters.register_dumper(dict, JsonbDumper)
+
+
+async def _check(connection: psycopg.AsyncConnection[DictRow]) -> None:
+    # An idle connection has nothing to read unless the server closed it: that costs one system call to see, and
+    # saves the callers after a restart of the database an error for each connection that was in the pool.
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
