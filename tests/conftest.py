@@ -7,15 +7,12 @@ real broker.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import inspect
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +26,7 @@ ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's 
 POSTGRES_IMAGE = "postgres:18-alpine"
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 DOCKER_ANSWER_SECONDS = 2
-REPOSITORY = Path(__file__).resolve().parent.parent
+JARS = Path(__file__).resolve().parent.parent / ".sagacity" / "kafka-jars"
 
 
 class NewDatabase(Protocol):
@@ -64,6 +61,10 @@ def postgres_source() -> str:
     return f"Docker ({POSTGRES_IMAGE})" if docker_answers() else "a local server (deploy/local/postgres.py)"
 
 
+def maven_works() -> bool:
+    return shutil.which("java") is not None and shutil.which("mvn") is not None
+
+
 @functools.cache
 def kafka_source() -> str | None:
     """Return where a real broker comes from; None: from nowhere."""
@@ -71,7 +72,7 @@ def kafka_source() -> str | None:
         return "SAGACITY_TEST_KAFKA"
     if docker_answers():
         return f"Docker ({KAFKA_IMAGE})"
-    if shutil.which("java") and shutil.which("mvn"):
+    if maven_works():
         return "Apache Kafka by Maven (deploy/local/kafka)"
     return None
 
@@ -92,12 +93,18 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if kafka_source() is not None or in_ci():
+    if in_ci():
         return
-    without = [item for item in items if item.get_closest_marker("kafka")]
+    without = [item for item in items if not can_run(item)]
     if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in set(without)]
+
+
+def can_run(item: pytest.Item) -> bool:
+    if item.get_closest_marker("kafka") and kafka_source() is None:
+        return False
+    return maven_works() or "kafka_jars" not in getattr(item, "fixturenames", ())
 
 
 # PostgreSQL
@@ -181,18 +188,10 @@ class Databases:
 
 
 def migrate(package: str, dsn: str) -> None:
+    # Imported here: a broken piece of the suite breaks the tests that need it, not all of them.
     from chassis.migrations import upgrade
 
-    run: Callable[[str, str], object] = upgrade
-
-    def in_a_thread() -> None:
-        result = run(package, dsn)
-        if inspect.iscoroutine(result):
-            asyncio.run(result)
-
-    # The session's event loop runs in this thread, and migrations may want one of their own.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(in_a_thread).result()
+    upgrade(package, dsn)
 
 
 @pytest.fixture(scope="session")
@@ -213,7 +212,7 @@ def maven_kafka() -> Iterator[str]:
     from deploy.local.kafka import ApacheKafka
 
     with tempfile.TemporaryDirectory(prefix="sagacity-test-kafka-") as folder:
-        broker = ApacheKafka(Path(folder), jars=REPOSITORY / ".sagacity" / "kafka-jars")
+        broker = ApacheKafka(Path(folder), jars=JARS)
         try:
             broker.start()
             yield broker.bootstrap_servers
@@ -243,3 +242,9 @@ def kafka_bootstrap_servers() -> Iterator[str]:
             yield given
         else:
             yield stack.enter_context(docker_kafka() if docker_answers() else maven_kafka())
+
+
+@pytest.fixture(scope="session")
+def kafka_jars() -> Path:
+    """Return the folder for Apache Kafka's jars, for tests that run a broker of their own with Java and Maven."""
+    return JARS
