@@ -1,0 +1,50 @@
+"""Opaque page tokens: where a page ended, bound to the filter that it was made for (keyset pagination)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chassis.errors import Detail, Fault, FaultKind
+
+DIGEST_CHARACTERS = 12
+MAX_TOKEN_CHARACTERS = 500
+
+
+def encode_page_token(position: Sequence[object], chosen: Sequence[object]) -> str:
+    """Make a URL-safe token of the sort key of a page's last item; `chosen` is the filter and whoever may see the list."""
+    text = json.dumps([_digest(chosen), *map(str, position)], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_page_token(
+    token: str, chosen: Sequence[object], *, types: Sequence[Callable[[str], Any]]
+) -> tuple[Any, ...] | None:
+    """Read a token back: one value per type, or None for the empty token of a first page.
+
+    Raises:
+        Fault: INVALID_ARGUMENT naming page_token, where the token is not one of ours or was made for another filter.
+    """
+    if not token:
+        return None
+    try:
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise ValueError("too long")
+        text = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        digest, *position = json.loads(text)
+        if digest != _digest(chosen):
+            raise ValueError("made for another filter")
+        return tuple(kind(value) for kind, value in zip(types, position, strict=True))
+    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
+        problem = Detail("page_token", "is not a token of this list")
+        raise Fault(
+            FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", "the page token is not valid", fields=(problem,)
+        ) from None
+
+
+def _digest(chosen: Sequence[object]) -> str:
+    return hashlib.sha256(repr([str(item) for item in chosen]).encode()).hexdigest()[:DIGEST_CHARACTERS]
