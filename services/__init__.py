@@ -1,0 +1,1 @@
+"""The bounded contexts: one package each, one database each, and no import between them."""

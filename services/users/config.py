@@ -1,0 +1,1 @@
+"""Settings of the users process: `SAGACITY_USERS_...`."""
