@@ -24,7 +24,7 @@ ARGON2_PASSES = 2
 ARGON2_LANES = 1
 # Each running check takes its memory and a core. More than two of them starve the loop on a small machine.
 MAX_CHECKS_AT_ONCE = 2
-# Those that wait: about a second of work. A caller beyond is better told to come back than left to its deadline.
+# Those that wait: about a second of work. A caller beyond is better told to come back than left to time out.
 MAX_CHECKS_WAITING = 64
 
 TOKEN_ALGORITHM = "Ed25519"  # noqa: S105 - RFC 9864's name of an algorithm, not a secret
@@ -58,7 +58,7 @@ class Passwords:
         """Whether the password is the one that was hashed.
 
         Args:
-            password_hash: None for a user who does not exist: the same work is done, so that time does not tell.
+            password_hash: None for a user who does not exist; the same work is done, so time does not tell.
             password: what the caller typed.
 
         Raises:

@@ -128,7 +128,7 @@ def normal_email(email: str) -> str:
 
 
 def can_be_an_email(email: str) -> bool:
-    """Whether an account can have this address at all. A log-in may send any text, also what a database refuses."""
+    """Whether an account can have this address: a log-in may send any text, also what a database refuses."""
     return len(email) <= MAX_EMAIL_CHARACTERS and email.isascii() and email.isprintable()
 
 

@@ -1,9 +1,7 @@
 """The gRPC surface: proto <-> domain, who may call what, and one table from domain error to Fault."""
 
-# ruff: noqa: N802, ARG002 - names and arguments are those of the generated base class
-
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -11,8 +9,10 @@ import grpc.aio
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
+from google.protobuf.timestamp_pb2 import Timestamp
 from sagacity.common.v1 import money_pb2, postal_address_pb2
 from sagacity.users.v1 import users_pb2, users_pb2_grpc
+from typing_extensions import override
 
 from services.users.app import Users
 from services.users.domain import (
@@ -81,6 +81,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
     def __init__(self, app: Users) -> None:
         self._app = app
 
+    @override
     async def Register(
         self, request: users_pb2.RegisterRequest, context: Context
     ) -> users_pb2.RegisterResponse:
@@ -90,23 +91,27 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         )
         return users_pb2.RegisterResponse(user=_user(user))
 
+    @override
     async def Login(self, request: users_pb2.LoginRequest, context: Context) -> users_pb2.LoginResponse:
         """Exchanges e-mail and password for an access token."""
         token, user = await self._app.log_in(email=request.email, password=request.password)
         return users_pb2.LoginResponse(
-            access_token=token.text, expire_time=token.expire_time, user=_user(user)
+            access_token=token.text, expire_time=_timestamp(token.expire_time), user=_user(user)
         )
 
+    @override
     async def GetUser(self, request: users_pb2.GetUserRequest, context: Context) -> users_pb2.GetUserResponse:
         """Reads one user."""
         user = await self._app.get_user(_own_or_any_for_staff(request.user_id))
         return users_pb2.GetUserResponse(user=_user(user))
 
+    @override
     async def SetRole(self, request: users_pb2.SetRoleRequest, context: Context) -> users_pb2.SetRoleResponse:
         """Changes a user's role."""
         user = await self._app.set_role(UUID(request.user_id), ROLES[request.role])
         return users_pb2.SetRoleResponse(user=_user(user))
 
+    @override
     async def AddAddress(
         self, request: users_pb2.AddAddressRequest, context: Context
     ) -> users_pb2.AddAddressResponse:
@@ -116,6 +121,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         )
         return users_pb2.AddAddressResponse(address=_user_address(entry))
 
+    @override
     async def ListAddresses(
         self, request: users_pb2.ListAddressesRequest, context: Context
     ) -> users_pb2.ListAddressesResponse:
@@ -123,6 +129,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         book = await self._app.list_addresses(_own_or_any_for_staff(request.user_id))
         return users_pb2.ListAddressesResponse(addresses=[_user_address(entry) for entry in book])
 
+    @override
     async def AssertCanOrder(
         self, request: users_pb2.AssertCanOrderRequest, context: Context
     ) -> users_pb2.AssertCanOrderResponse:
@@ -130,6 +137,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         address = await self._app.assert_can_order(UUID(request.user_id), UUID(request.address_id))
         return users_pb2.AssertCanOrderResponse(address=_address(address))
 
+    @override
     async def GetCustomerStatistics(
         self, request: users_pb2.GetCustomerStatisticsRequest, context: Context
     ) -> users_pb2.GetCustomerStatisticsResponse:
@@ -137,6 +145,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         statistics = await self._app.get_statistics(_own_or_any_for_staff(request.user_id))
         return users_pb2.GetCustomerStatisticsResponse(statistics=_statistics(statistics))
 
+    @override
     async def GetJsonWebKeys(
         self, request: users_pb2.GetJsonWebKeysRequest, context: Context
     ) -> users_pb2.GetJsonWebKeysResponse:
@@ -167,6 +176,12 @@ ROLE_NUMBERS = {role: users_pb2.Role.Value(f"ROLE_{role}") for role in Role}
 STATE_NUMBERS = {state: users_pb2.UserState.Value(f"USER_STATE_{state}") for state in UserState}
 
 
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
 def _user(user: User) -> users_pb2.User:
     return users_pb2.User(
         id=str(user.id),
@@ -174,13 +189,13 @@ def _user(user: User) -> users_pb2.User:
         display_name=user.display_name,
         role=ROLE_NUMBERS[user.role],
         state=STATE_NUMBERS[user.state],
-        create_time=user.create_time,
+        create_time=_timestamp(user.create_time),
     )
 
 
 def _user_address(entry: UserAddress) -> users_pb2.UserAddress:
     return users_pb2.UserAddress(
-        id=str(entry.id), address=_address(entry.address), create_time=entry.create_time
+        id=str(entry.id), address=_address(entry.address), create_time=_timestamp(entry.create_time)
     )
 
 

@@ -99,7 +99,7 @@ COUNT_ORDERS = statement(
         orders_rejected = s.orders_rejected + excluded.orders_rejected
     """,
 )
-# Always the counts first, then the amount: two facts about one customer never wait for each other in a circle.
+# Always the counts first, then the amount, so that two facts about one customer cannot deadlock.
 COUNT_ORDERS_AND_AMOUNT = statement(
     "count_orders_and_amount",
     """

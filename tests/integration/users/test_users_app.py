@@ -82,9 +82,7 @@ async def rows(database: Database, sql: str, **params: object) -> list[Row]:
 
 
 async def set_state(database: Database, user: User, state: UserState) -> None:
-    await rows(
-        database, "UPDATE users SET state = %(state)s WHERE id = %(id)s", id=user.id, state=state.value
-    )
+    await rows(database, "UPDATE users SET state = %(s)s WHERE id = %(id)s", id=user.id, s=state.value)
 
 
 async def count(database: Database, *changes: StatisticsChange) -> None:
