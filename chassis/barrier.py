@@ -1,7 +1,7 @@
 """The barrier: at most one effect per saga, step and direction, and a memory of what was answered.
 
-It runs in the participant's own transaction, beside the domain change and the outbox row, at READ COMMITTED, and
-follows the table of docs "Participants: the barrier, with memory". Both directions of a step share one row:
+It runs in the participant's own transaction, beside the domain change and the outbox row, at READ COMMITTED.
+Both directions of a step share one row, and this table decides:
 
 | stored      | a do arrives                              | its undo arrives                        |
 |-------------|-------------------------------------------|-----------------------------------------|
@@ -53,8 +53,6 @@ _FINAL = frozenset(
         FaultKind.OUT_OF_RANGE,
     }
 )
-_KEY = "saga_id = %(saga_id)s AND step = %(step)s"
-_COLUMNS = "SELECT outcome, request_hash, reply, undo_reply FROM barrier WHERE "
 # A concurrent duplicate waits here for the first one's end, and then inserts nothing.
 _CLAIM = statement(
     "claim_barrier",
@@ -62,14 +60,25 @@ _CLAIM = statement(
     " VALUES (%(saga_id)s, %(step)s, %(outcome)s, %(request_hash)s, %(undo_reply)s)"
     " ON CONFLICT DO NOTHING RETURNING outcome",
 )
-_READ = statement("read_barrier", _COLUMNS + _KEY)
-_LOCK = statement("lock_barrier", _COLUMNS + _KEY + " FOR UPDATE")
+_READ = statement(
+    "read_barrier",
+    "SELECT outcome, request_hash, reply, undo_reply FROM barrier"
+    " WHERE saga_id = %(saga_id)s AND step = %(step)s",
+)
+_LOCK = statement(
+    "lock_barrier",
+    "SELECT outcome, request_hash, reply, undo_reply FROM barrier"
+    " WHERE saga_id = %(saga_id)s AND step = %(step)s FOR UPDATE",
+)
 _SETTLE = statement(
-    "settle_barrier", f"UPDATE barrier SET outcome = %(outcome)s, reply = %(reply)s WHERE {_KEY}"
+    "settle_barrier",
+    "UPDATE barrier SET outcome = %(outcome)s, reply = %(reply)s"
+    " WHERE saga_id = %(saga_id)s AND step = %(step)s",
 )
 _SETTLE_UNDO = statement(
     "settle_barrier_undo",
-    f"UPDATE barrier SET outcome = %(outcome)s, undo_reply = %(undo_reply)s WHERE {_KEY}",
+    "UPDATE barrier SET outcome = %(outcome)s, undo_reply = %(undo_reply)s"
+    " WHERE saga_id = %(saga_id)s AND step = %(step)s",
 )
 
 
@@ -125,8 +134,8 @@ def replay(stored: Stored, call: SagaCall) -> Json | None:
     """Answers a do from memory: the stored reply, or None where the do is in progress and may be resumed.
 
     Raises:
-        Fault: The stored refusal (recorded); FAILED_PRECONDITION TOMBSTONED (recorded), when its undo came first;
-            FAILED_PRECONDITION REQUEST_CHANGED, when the step was called with another request before.
+        Fault: The stored refusal (recorded); FAILED_PRECONDITION TOMBSTONED (recorded), when its undo came
+            first; FAILED_PRECONDITION REQUEST_CHANGED, when the step was called with another request before.
     """
     if stored.outcome != "TOMBSTONE" and stored.request_hash != call.request_hash:
         message = "this step was called before with another request"
@@ -155,7 +164,7 @@ def outcome(row: Row) -> Json:
 
 
 async def settle_duplicate(database: Database, call: SagaCall) -> Json:
-    """Answers a one-statement use case that hit the barrier's primary key (`is_duplicate`), in a new statement.
+    """Answers, in a new statement, a one-statement use case that hit the primary key (`is_duplicate`).
 
     Raises:
         Fault: As `replay`; ABORTED STEP_IN_PROGRESS where nothing is settled yet.
@@ -179,9 +188,9 @@ async def do_once(
     Args:
         database: The participant's own.
         call: Which step.
-        effect: Does the change and returns the reply; run again after a serialization failure or a deadlock.
-        as_refusal: Which of the effect's exceptions are refusals. They undo the effect, are stored and raised as
-            recorded; None, or a Fault of a kind that another attempt could change, means that nothing is stored.
+        effect: Does the change, returns the reply; run again after a serialization failure or a deadlock.
+        as_refusal: Which of the effect's exceptions are refusals. They undo the effect, are stored and raised
+            as recorded. None, or a Fault of a kind that another attempt could change: nothing is stored.
 
     Raises:
         Fault: As `replay`; a refusal, recorded; UNAVAILABLE with an unknown outcome.
@@ -229,7 +238,7 @@ async def undo_once(
         if stored.outcome == "REFUSED":
             return {}
         reply = await effect(tx)
-        # A do that was cut off half-way must not be resumed after its undo; one that was done keeps its reply.
+        # A do that was cut off must not be resumed after its undo; one that was done keeps its reply.
         after = "TOMBSTONE" if stored.outcome == "IN_PROGRESS" else stored.outcome
         await tx.fetch(_SETTLE_UNDO, {**_key(call), "outcome": after, "undo_reply": reply})
         return reply

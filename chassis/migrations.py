@@ -4,7 +4,6 @@ A package keeps its history in `<package>/migrations/versions/NNNN_name.py` and 
 environment is the same for all and lives in `chassis/alembic_environment/env.py`.
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from sqlalchemy.pool import NullPool
 LOCK_KEY = 0x5A6A_C17E
 LOCK_WAIT_SECONDS = 600.0
 LOCK_POLL_SECONDS = 0.2
-# A migration that waits for a table's lock makes every later reader of the table wait behind it: so not for long.
+# A migration that waits for a table's lock makes every later reader wait behind it: so not for long.
 DDL_LOCK_TIMEOUT_MS = 10_000
 
 

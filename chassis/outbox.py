@@ -1,7 +1,7 @@
 """The outbox: events that are written in the use case's transaction, and published later by the relay.
 
-The columns carry the names of Debezium's outbox event router beside our own position, sequence and bucket, so that
-Debezium can take the place of the built-in relay.
+The columns carry the names of Debezium's outbox event router beside our own position, sequence and bucket, so
+that Debezium can take the place of the built-in relay.
 """
 
 import zlib
@@ -14,7 +14,7 @@ from chassis.postgres import Transaction, statement
 BUCKETS = 16
 
 # Frozen: migrations that were released run it. A change is a new migration, not an edit.
-# The autovacuum settings suit a queue: what was published is dead, and is stepped over by every read until vacuumed.
+# The autovacuum settings suit a queue: what was published is dead, and reads step over it until vacuumed.
 OUTBOX_DDL = """
 CREATE TABLE outbox (
     position bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
@@ -39,7 +39,8 @@ INSERT INTO outbox_lease (bucket) SELECT generate_series(0, 15);
 
 _APPEND = statement(
     "append_to_outbox",
-    "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at, traceparent)"
+    "INSERT INTO outbox"
+    " (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at, traceparent)"
     " VALUES (%(id)s, %(aggregate_type)s, %(aggregate_id)s, %(type)s, %(payload)s, %(sequence)s, %(bucket)s,"
     " %(occurred_at)s, %(traceparent)s)",
 )
@@ -66,10 +67,10 @@ async def append(tx: Transaction, event: Event, *, sequence: int, traceparent: s
     """Writes an event beside the change that it tells of.
 
     Args:
-        tx: The transaction of the change; it must hold the lock of the aggregate's row already, or positions would
-            not follow commits and events could be published out of order.
+        tx: The transaction of the change; it must hold the lock of the aggregate's row already, or positions
+            would not follow commits and events could be published out of order.
         event: The fact.
-        sequence: The aggregate's own number of the event, 1 for its first, without gaps; read from the locked row.
+        sequence: The aggregate's own number of the event, from 1 without gaps; read from the locked row.
         traceparent: W3C trace context of the change, where it is traced.
     """
     params = {

@@ -1,8 +1,8 @@
 """PostgreSQL: one pool of connections per process, statements that are compiled once, transactions that end.
 
-SQLAlchemy Core only writes SQL here; psycopg runs it, prepared at its first use. A failure that a caller can do
-nothing about but try again (no connection, a connection lost, a time-out of the server) is a `Fault` UNAVAILABLE. A
-connection that is lost during COMMIT is one of them: whether the commit happened is not known, and never guessed.
+SQLAlchemy Core only writes SQL here; psycopg runs it, prepared at its first use. A failure that a caller can
+do nothing about but try again (no connection, a lost one, a time-out of the server) is a `Fault` UNAVAILABLE.
+A connection that is lost during COMMIT is one: whether the commit happened is not known, and never guessed.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, LiteralString, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -34,7 +34,7 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_SECONDS = 3
 POOL_WAIT_SECONDS = 2.0
 POOL_MAX_WAITING = 512
-# Short, because the pool doubles its delay while it tries: it gives up soon, and the next caller starts afresh.
+# Short, because the pool doubles its delay while it tries: it gives up, and the next caller starts afresh.
 POOL_RECONNECT_SECONDS = 3.0
 PREPARED_STATEMENTS_MAX = 500
 MAX_ATTEMPTS = 6
@@ -44,7 +44,7 @@ RETRY_AFTER = timedelta(seconds=1)
 Row = dict[str, Any]
 T = TypeVar("T")
 _RETRIABLE = (errors.SerializationFailure, errors.DeadlockDetected)
-# OperationalError covers lost connections, the pool's errors, shutdowns, full disks and time-outs of statement and lock.
+# OperationalError: lost connections, the pool's errors, shutdowns, full disks, statement and lock time-outs.
 _UNAVAILABLE = (
     psycopg.OperationalError,
     errors.IdleInTransactionSessionTimeout,
@@ -77,12 +77,13 @@ def statement(name: str, core: str | ClauseElement) -> Statement:
 
     Args:
         name: What the statement does, for logs and metrics.
-        core: A SQLAlchemy Core statement with `bindparam`s, or SQL with `%(name)s` parameters, where a literal
-            percent sign is written `%%`.
+        core: A SQLAlchemy Core statement with `bindparam`s, or SQL with `%(name)s` parameters, where a
+            literal percent sign is written `%%`.
 
     A `dict` is always sent as jsonb. A `list` is sent as an array in SQL text; for a jsonb list wrap it in
-    `psycopg.types.json.Jsonb`. In a Core statement whatever goes to a JSON column is wrapped already. An `int` is
-    always sent as bigint, so that a statement has one plan whatever the numbers; cast it where a function wants less.
+    `psycopg.types.json.Jsonb`. In a Core statement what goes to a JSON column is wrapped already. An `int` is
+    always sent as bigint, so that a statement has one plan whatever the numbers; cast it where a function
+    wants less.
 
     Raises:
         ValueError: The Core statement needs work at each run: `in_()` (write `= ANY`), or a column with a
@@ -90,7 +91,9 @@ def statement(name: str, core: str | ClauseElement) -> Statement:
     """
     if isinstance(core, str):
         return Statement(name, core)
-    compiled = core.compile(dialect=PGDialect_psycopg())
+    compiled = core.compile(
+        dialect=PGDialect_psycopg()  # type: ignore[no-untyped-call]
+    )
     if not isinstance(compiled, SQLCompiler):
         raise ValueError(f"{name}: not a query")  # noqa: TRY004  # the same class of mistake as the ones below
     if compiled.post_compile_params:
@@ -151,7 +154,7 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: str, *, application_name: str, max_size: int = 8) -> Self:
-        """Opens a pool of at most `max_size` connections. It does not wait for the database to be there: `ping` does.
+        """Opens a pool of at most `max_size` connections, without waiting for the database (`ping` does).
 
         Args:
             dsn: A libpq connection string or URI.
@@ -203,7 +206,7 @@ class Database:
                 yield transaction
 
     async def run(self, use_case: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Runs a use case in a transaction, and again (a few times) when PostgreSQL made it give way to another.
+        """Runs a use case in a transaction; again, MAX_ATTEMPTS in all, when it had to give way to another.
 
         Args:
             use_case: Does its work by the transaction alone, so that it can be run again.
@@ -238,7 +241,7 @@ _PING = statement("ping", "SELECT 1 AS alive")
 async def _fetch(
     connection: psycopg.AsyncConnection[DictRow], s: Statement, params: Mapping[str, Any]
 ) -> list[Row]:
-    cursor = await connection.execute(cast("LiteralString", s.sql), s.bind(params))
+    cursor = await connection.execute(s.sql, s.bind(params))
     return await cursor.fetchall() if cursor.description else []
 
 
@@ -275,15 +278,15 @@ def _connection_settings(application_name: str) -> dict[str, Any]:
 
 
 async def _configure(connection: psycopg.AsyncConnection[DictRow]) -> None:
-    # Threshold 0 prepares at the first run. An int as smallint, int or bigint by its size would be a plan for each.
+    # Sent as smallint, int or bigint by its size, an int would make a plan of its own for each of them.
     connection.prepared_max = PREPARED_STATEMENTS_MAX
     connection.adapters.register_dumper(int, Int8Dumper)
     connection.adapters.register_dumper(dict, JsonbDumper)
 
 
 async def _check(connection: psycopg.AsyncConnection[DictRow]) -> None:
-    # An idle connection has nothing to read unless the server closed it: that costs one system call to see, and
-    # saves the callers after a restart of the database an error for each connection that was in the pool.
+    # An idle connection has nothing to read unless the server closed it: that costs one system call to see,
+    # and saves the callers after a restart of the database an error for each connection of the pool.
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):
