@@ -1,0 +1,56 @@
+"""What this context tells the others: domain -> published facts.
+
+An order's facts are numbered from 1 without a gap: OrderPlaced is always 1, whatever ends the order is 2 and later. An
+order whose create never landed is inserted and rejected in one transaction and publishes both, so that consumers know
+one shape of history only.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from chassis.outbox import Event
+from sagacity.common.v1 import money_pb2
+from sagacity.orders.v1 import events_pb2
+from services.orders.domain import Money
+
+TOPIC = "sagacity.orders.v1"
+AGGREGATE_TYPE = "order"
+
+
+def order_placed(event_id: UUID, order_id: UUID, user_id: UUID, at: datetime) -> Event:
+    """An order was accepted."""
+    return _event(
+        event_id, order_id, at, events_pb2.OrderPlaced(order_id=str(order_id), user_id=str(user_id))
+    )
+
+
+def order_confirmed(
+    event_id: UUID, order_id: UUID, user_id: UUID, at: datetime, *, total: Money, payment_id: UUID
+) -> Event:
+    """An order is sold and paid."""
+    fact = events_pb2.OrderConfirmed(
+        order_id=str(order_id),
+        user_id=str(user_id),
+        total=money_pb2.Money(currency_code=total.currency_code, minor_units=total.minor_units),
+        payment_id=str(payment_id),
+    )
+    return _event(event_id, order_id, at, fact)
+
+
+def order_rejected(event_id: UUID, order_id: UUID, user_id: UUID, at: datetime, *, reason: str) -> Event:
+    """An order was undone. The sentence for people stays here: it may quote what the customer wrote."""
+    fact = events_pb2.OrderRejected(order_id=str(order_id), user_id=str(user_id), reason=reason)
+    return _event(event_id, order_id, at, fact)
+
+
+def _event(event_id: UUID, order_id: UUID, at: datetime, fact: Message) -> Event:
+    return Event(
+        id=event_id,
+        aggregate_type=AGGREGATE_TYPE,
+        aggregate_id=str(order_id),
+        type=fact.DESCRIPTOR.full_name,
+        payload=fact.SerializeToString(),
+        occurred_at=at,
+    )
