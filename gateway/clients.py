@@ -1,0 +1,121 @@
+"""Typed clients of the five backends, called with the gateway's identity and for the acting user."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar, cast
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from chassis.errors import Fault
+from chassis.grpc_client import Connection
+from chassis.identity import Caller
+from sagacity.inventory.v1.inventory_pb2_grpc import InventoryAsyncStub, InventoryStub
+from sagacity.orders.v1.orders_pb2_grpc import OrdersAsyncStub, OrdersStub
+from sagacity.payments.v1.payments_pb2_grpc import PaymentsAsyncStub, PaymentsStub
+from sagacity.sagas.v1.sagas_pb2_grpc import (
+    OrderSagasAsyncStub,
+    OrderSagasStub,
+    SagaOperatorAsyncStub,
+    SagaOperatorStub,
+)
+from sagacity.users.v1.users_pb2_grpc import UsersAsyncStub, UsersStub
+
+CALL_TIMEOUT_SECONDS: Final = 5.0
+HEALTH_TIMEOUT_SECONDS: Final = 1.0
+SERVICE_NAME: Final = "gateway"
+
+Stub = TypeVar("Stub")
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """For whom and in which request a call is made."""
+
+    user: Caller | None
+    request_id: str
+
+
+class Backend(Generic[Stub]):
+    """One backend's connection with the stub of one of its services."""
+
+    def __init__(self, connection: Connection, stub: Stub) -> None:
+        self.connection = connection
+        self.stub = stub
+
+    async def call(
+        self,
+        rpc: grpc.aio.UnaryUnaryMultiCallable[Request, Reply],
+        request: Request,
+        acting: Acting,
+        *,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+    ) -> Reply:
+        """Calls an RPC of the stub.
+
+        Raises:
+            Fault: Whatever the backend answered, or why it did not.
+        """
+        reply = await self.connection.call(
+            rpc, request, timeout_seconds=timeout_seconds, user=acting.user, request_id=acting.request_id
+        )
+        return cast("Reply", reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """The five backends; the orchestrator has two services."""
+
+    users: Backend[UsersAsyncStub]
+    inventory: Backend[InventoryAsyncStub]
+    payments: Backend[PaymentsAsyncStub]
+    orders: Backend[OrdersAsyncStub]
+    sagas: Backend[OrderSagasAsyncStub]
+    operator: Backend[SagaOperatorAsyncStub]
+
+    @classmethod
+    def over(cls, connections: Mapping[str, Connection]) -> "Backends":
+        """Makes the clients.
+
+        Args:
+            connections: One per service name: users, inventory, payments, orders, orchestrator.
+        """
+        orchestrator = connections["orchestrator"]
+        return cls(
+            users=Backend(connections["users"], UsersStub(connections["users"].channel)),
+            inventory=Backend(connections["inventory"], InventoryStub(connections["inventory"].channel)),
+            payments=Backend(connections["payments"], PaymentsStub(connections["payments"].channel)),
+            orders=Backend(connections["orders"], OrdersStub(connections["orders"].channel)),
+            sagas=Backend(orchestrator, OrderSagasStub(orchestrator.channel)),
+            operator=Backend(orchestrator, SagaOperatorStub(orchestrator.channel)),
+        )
+
+    async def health(self) -> dict[str, str]:
+        """Asks every backend for its health, all at once, each for at most HEALTH_TIMEOUT_SECONDS: `ok` or `unavailable`."""
+        connections = {
+            "users": self.users.connection,
+            "inventory": self.inventory.connection,
+            "payments": self.payments.connection,
+            "orders": self.orders.connection,
+            "orchestrator": self.sagas.connection,
+        }
+        found = await asyncio.gather(*(_is_serving(connection) for connection in connections.values()))
+        return {
+            name: "ok" if serving else "unavailable"
+            for name, serving in zip(connections, found, strict=True)
+        }
+
+
+async def _is_serving(connection: Connection) -> bool:
+    check = health_pb2_grpc.HealthStub(connection.channel).Check
+    try:
+        reply = await connection.call(
+            check, health_pb2.HealthCheckRequest(), timeout_seconds=HEALTH_TIMEOUT_SECONDS
+        )
+    except Fault:
+        return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,1 @@
+"""Settings of the gateway, from the environment (`SAGACITY_GATEWAY_...`)."""

@@ -1,0 +1,54 @@
+"""The HTTP/1.1 parser's protocol: what is not HTTP at all is answered as every other error, and its header is bounded."""
+
+from http import HTTPStatus
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from chassis.clock import SystemClock
+from chassis.ids import new_id
+from gateway.problems import MEDIA_TYPE, Problem, render_body
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+
+
+class ProblemProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with our errors. It is made by uvicorn, so the clock and the ids cannot be passed in."""
+
+    _in_header = False
+    _header_bytes = 0
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_header = True
+        self._header_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """Its header is there."""
+        self._in_header = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, which would keep a header of any length."""
+        super().data_received(data)
+        if self._in_header and not self.transport.is_closing():
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                detail = f"The header is larger than {MAX_HEADER_BYTES} bytes."
+                self._refuse(Problem(431, "HEADER_TOO_LARGE", detail))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what the parser could not read."""
+        self._refuse(Problem(400, "INVALID_HTTP", "This is not a valid HTTP/1.1 request."))
+
+    def _refuse(self, problem: Problem) -> None:
+        request_id = str(new_id())
+        body = render_body(problem, request_id=request_id, now=SystemClock().now())
+        head = (
+            f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
+            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+            "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + body)
+        self.transport.close()

@@ -1,0 +1,221 @@
+"""The JSON that clients send: strict types, no unknown fields. `1.0`, `"1"` and `true` are not integers here."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+MAX_MINOR_UNITS: Final = 10**12
+MAX_ORDER_ITEMS: Final = 100
+MAX_QUANTITY: Final = 1_000_000
+MAX_STOCK_DELTA: Final = 10**9
+MAX_PAGE_SIZE: Final = 200
+DEFAULT_PAGE_SIZE: Final = 50
+
+_UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+_SKU_PATTERN: Final = r"^[A-Z0-9][A-Z0-9._-]{0,63}$"
+_LINE_PATTERN: Final = r"^[^\x00-\x1f]*$"  # text of one line: no control characters
+
+UuidText = Annotated[
+    str,
+    StringConstraints(pattern=_UUID_PATTERN, to_lower=True),
+    Field(json_schema_extra={"format": "uuid"}, examples=["018f7e9c-5d1a-7c3e-9b1f-2a6d4c8e0f11"]),
+]
+Sku = Annotated[str, StringConstraints(pattern=_SKU_PATTERN), Field(examples=["KEYBOARD-US"])]
+Currency = Annotated[
+    str, StringConstraints(pattern="^[A-Z]{3}$"), Field(examples=["EUR"], description="ISO 4217 code.")
+]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_LINE_PATTERN)]
+Description = Annotated[str, StringConstraints(max_length=4000)]
+Category = Annotated[str, StringConstraints(max_length=100, pattern=_LINE_PATTERN)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_LINE_PATTERN)]
+
+
+def _decimal_digits(value: Any) -> Any:
+    """Refuses what int() takes beside digits: ` 1`, `1_0`, `+1`, `1.0`."""
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 9):
+        raise PydanticCustomError("int_parsing", "Input should be a whole number")
+    return value
+
+
+PageSize = Annotated[int, BeforeValidator(_decimal_digits), Field(ge=1, le=MAX_PAGE_SIZE)]
+PageToken = Annotated[str, StringConstraints(max_length=500, pattern=r"^[A-Za-z0-9_=.~-]*$")]
+
+
+class Body(BaseModel):
+    """A JSON object of a request."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Query(BaseModel):
+    """The query string of a request: text, so its numbers are parsed; unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class PageQuery(Query):
+    """Which page of a list."""
+
+    page_size: PageSize = DEFAULT_PAGE_SIZE
+    page_token: PageToken = ""
+
+
+class Money(Body):
+    """An amount in the smallest unit of its currency: 1234 with EUR is 12.34 euro."""
+
+    currency: Currency
+    amount_minor: Annotated[int, Field(ge=0, le=MAX_MINOR_UNITS, examples=[1234])]
+
+
+class NewUser(Body):
+    """A registration."""
+
+    email: Annotated[
+        str,
+        StringConstraints(min_length=3, max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$"),
+        Field(examples=["ada@example.com"]),
+    ]
+    password: Annotated[
+        str, StringConstraints(min_length=10, max_length=128), Field(examples=["correct horse battery"])
+    ]
+    display_name: Annotated[
+        str, StringConstraints(min_length=1, max_length=100, pattern=_LINE_PATTERN), Field(examples=["Ada"])
+    ]
+
+
+class NewSession(Body):
+    """A login."""
+
+    email: Annotated[
+        str, StringConstraints(min_length=1, max_length=254), Field(examples=["ada@example.com"])
+    ]
+    password: Annotated[
+        str, StringConstraints(min_length=1, max_length=128), Field(examples=["correct horse battery"])
+    ]
+
+
+class PostalAddress(Body):
+    """Where something is sent to."""
+
+    recipient: Annotated[Name, Field(examples=["Ada Lovelace"])]
+    line1: Annotated[Name, Field(examples=["Hauptstrasse 1"])]
+    line2: Annotated[str, StringConstraints(max_length=200, pattern=_LINE_PATTERN)] = ""
+    city: Annotated[
+        str, StringConstraints(min_length=1, max_length=100, pattern=_LINE_PATTERN), Field(examples=["Berlin"])
+    ]
+    region: Annotated[str, StringConstraints(max_length=100, pattern=_LINE_PATTERN)] = ""
+    postal_code: Annotated[
+        str, StringConstraints(max_length=20, pattern=_LINE_PATTERN), Field(examples=["10115"])
+    ] = ""
+    country_code: Annotated[
+        str,
+        StringConstraints(pattern="^[A-Z]{2}$"),
+        Field(examples=["DE"], description="ISO 3166-1 alpha-2 code."),
+    ]
+
+
+class NewPaymentMethod(Body):
+    """A provider's token; never a card number."""
+
+    provider_token: Annotated[
+        str, StringConstraints(pattern="^tok_[A-Za-z0-9_]{1,100}$"), Field(examples=["tok_success"])
+    ]
+
+
+class NewProduct(Body):
+    """A product to sell; it begins with no stock."""
+
+    sku: Sku
+    name: Annotated[Name, Field(examples=["Keyboard, US layout"])]
+    description: Description = ""
+    category: Category = ""
+    unit_price: Money
+
+
+class ProductPatch(Body):
+    """What to change of a product; what is absent stays as it is."""
+
+    name: Name | SkipJsonSchema[None] = None
+    description: Description | SkipJsonSchema[None] = None
+    category: Category | SkipJsonSchema[None] = None
+    unit_price: Money | SkipJsonSchema[None] = None
+    active: bool | SkipJsonSchema[None] = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_null(cls, value: Any) -> Any:
+        # Absent means "leave it"; null would be a second way to say it, or a wish that no product can fulfil.
+        if value is None:
+            raise PydanticCustomError("null", "Input should not be null")
+        return value
+
+
+class StockAdjustment(Body):
+    """A correction of the stock on hand."""
+
+    delta: Annotated[
+        int,
+        Field(
+            ge=-MAX_STOCK_DELTA,
+            le=MAX_STOCK_DELTA,
+            examples=[100],
+            description="Units to add; negative takes away; never 0.",
+        ),
+    ]
+    reason: Annotated[Reason, Field(examples=["delivery 4711"])]
+
+    @field_validator("delta")
+    @classmethod
+    def _not_zero(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("Input should not be 0")
+        return value
+
+
+class OrderItem(Body):
+    """Units of one product; items of the same SKU are summed."""
+
+    sku: Sku
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY, examples=[2])]
+
+
+class NewOrder(Body):
+    """What a customer asks for."""
+
+    items: Annotated[list[OrderItem], Field(min_length=1, max_length=MAX_ORDER_ITEMS)]
+    currency: Currency
+    address_id: UuidText
+    payment_method_id: UuidText
+    expected_total: Annotated[
+        Money | None,
+        Field(description="What the customer expects to pay; another total is refused with PRICE_CHANGED."),
+    ] = None
+
+
+class ProductQuery(PageQuery):
+    """Which products to list."""
+
+    category: Category = ""
+    include_inactive: Literal["true", "false"] = "false"
+
+
+OrderStateName = Literal["pending", "confirmed", "rejected", "cancelled", "shipped", "delivered"]
+SagaStateName = Literal[
+    "running", "compensating", "waiting", "paused", "parked", "completed", "compensated"
+]
+
+
+class OrderQuery(PageQuery):
+    """Which of the caller's orders to list."""
+
+    state: OrderStateName | None = None
+
+
+class SagaQuery(PageQuery):
+    """Which sagas to list."""
+
+    state: SagaStateName | None = None
+    kind: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]{0,62})?$")] = ""
+    order_id: UuidText | None = None

@@ -1,0 +1,202 @@
+"""Protobuf to views: one function per message, nothing else."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gateway import views
+from sagacity.common.v1.money_pb2 import Money
+from sagacity.common.v1.postal_address_pb2 import PostalAddress
+from sagacity.inventory.v1 import inventory_pb2
+from sagacity.orders.v1 import orders_pb2
+from sagacity.payments.v1 import payments_pb2
+from sagacity.sagas.v1 import sagas_pb2
+from sagacity.users.v1 import users_pb2
+
+
+def word(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
+    """Names an enum value for JSON: ORDER_STATE_PENDING is `pending`; one that a newer backend knows and we do not is `unknown`."""
+    descriptor = enum.DESCRIPTOR.values_by_number.get(value)
+    return descriptor.name.removeprefix(prefix).lower() if descriptor else "unknown"
+
+
+def _time(stamp: Timestamp, *, present: bool) -> datetime | None:
+    return stamp.ToDatetime(tzinfo=UTC) if present else None
+
+
+def money(amount: Money) -> views.MoneyView:
+    """Renders an amount."""
+    return views.MoneyView(currency=amount.currency_code, amount_minor=amount.minor_units)
+
+
+def user(message: users_pb2.User) -> views.UserView:
+    """Renders a user."""
+    return views.UserView(
+        id=message.id,
+        email=message.email,
+        display_name=message.display_name,
+        role=word(users_pb2.Role, message.role, "ROLE_"),
+        state=word(users_pb2.UserState, message.state, "USER_STATE_"),
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+    )
+
+
+def session(message: users_pb2.LoginResponse) -> views.SessionView:
+    """Renders a login."""
+    return views.SessionView(
+        access_token=message.access_token,
+        expire_time=_time(message.expire_time, present=message.HasField("expire_time")),
+        user=user(message.user),
+    )
+
+
+def address(message: PostalAddress) -> views.AddressView:
+    """Renders a postal address."""
+    return views.AddressView(
+        recipient=message.recipient,
+        line1=message.line1,
+        line2=message.line2,
+        city=message.city,
+        region=message.region,
+        postal_code=message.postal_code,
+        country_code=message.country_code,
+    )
+
+
+def user_address(message: users_pb2.UserAddress) -> views.UserAddressView:
+    """Renders an entry of the address book."""
+    return views.UserAddressView(
+        id=message.id,
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+        **address(message.address).model_dump(),
+    )
+
+
+def payment_method(message: payments_pb2.PaymentMethod) -> views.PaymentMethodView:
+    """Renders a payment method."""
+    return views.PaymentMethodView(
+        id=message.id,
+        provider=message.provider,
+        brand=message.brand,
+        last4=message.last4,
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+    )
+
+
+def statistics(message: users_pb2.CustomerStatistics) -> views.StatisticsView:
+    """Renders the statistics of a customer."""
+    return views.StatisticsView(
+        user_id=message.user_id,
+        orders_placed=message.orders_placed,
+        orders_confirmed=message.orders_confirmed,
+        orders_rejected=message.orders_rejected,
+        amount_spent=[money(amount) for amount in message.amount_spent],
+    )
+
+
+def product(message: inventory_pb2.Product) -> views.ProductView:
+    """Renders a product."""
+    return views.ProductView(
+        sku=message.sku,
+        name=message.name,
+        description=message.description,
+        category=message.category,
+        unit_price=money(message.unit_price),
+        active=message.active,
+        available=message.available,
+        etag=message.etag,
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+        update_time=_time(message.update_time, present=message.HasField("update_time")),
+    )
+
+
+def stock(message: inventory_pb2.Stock) -> views.StockView:
+    """Renders the stock of a product."""
+    return views.StockView(
+        sku=message.sku, on_hand=message.on_hand, reserved=message.reserved, available=message.available
+    )
+
+
+def _line(message: orders_pb2.OrderLine) -> views.OrderLineView:
+    return views.OrderLineView(
+        sku=message.sku,
+        name=message.name,
+        quantity=message.quantity,
+        unit_price=money(message.unit_price),
+        line_total=money(message.line_total),
+    )
+
+
+def order(message: orders_pb2.Order) -> views.OrderView:
+    """Renders an order; what it has only once confirmed is null before."""
+    quote = message.quote if message.HasField("quote") else None
+    return views.OrderView(
+        id=message.id,
+        order_number=message.order_number,
+        user_id=message.user_id,
+        state=word(orders_pb2.OrderState, message.state, "ORDER_STATE_"),
+        refund_state=word(orders_pb2.RefundState, message.refund_state, "REFUND_STATE_"),
+        currency=message.currency_code,
+        items=[views.OrderItemView(sku=item.sku, quantity=item.quantity) for item in message.items],
+        lines=[_line(line) for line in message.lines],
+        subtotal=money(quote.subtotal) if quote else None,
+        discount=money(quote.discount) if quote else None,
+        shipping=money(quote.shipping) if quote else None,
+        tax=money(quote.tax) if quote else None,
+        total=money(quote.total) if quote else None,
+        shipping_address=address(message.shipping_address) if message.HasField("shipping_address") else None,
+        payment_id=message.payment_id or None,
+        reservation_id=message.reservation_id or None,
+        rejection=views.RejectionView(reason=message.rejection.reason, message=message.rejection.message)
+        if message.HasField("rejection")
+        else None,
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+        update_time=_time(message.update_time, present=message.HasField("update_time")),
+    )
+
+
+def refusal(message: sagas_pb2.Refusal) -> views.RefusalView:
+    """Renders why a saga went backward."""
+    return views.RefusalView(
+        step=message.step,
+        reason=message.reason,
+        message=message.message,
+        details=[
+            views.RefusalDetailView(subject=detail.subject, description=detail.description)
+            for detail in message.details
+        ],
+    )
+
+
+def saga(message: sagas_pb2.Saga) -> views.SagaView:
+    """Renders a saga."""
+    return views.SagaView(
+        id=message.id,
+        kind=message.kind,
+        version=message.version,
+        state=word(sagas_pb2.SagaState, message.state, "SAGA_STATE_"),
+        order_id=message.order_id,
+        sequence=message.sequence,
+        epoch=message.epoch,
+        owner=message.owner or None,
+        attempts=message.attempts,
+        next_attempt_time=_time(message.next_attempt_time, present=message.HasField("next_attempt_time")),
+        deadline_time=_time(message.deadline_time, present=message.HasField("deadline_time")),
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+        update_time=_time(message.update_time, present=message.HasField("update_time")),
+        refusal=refusal(message.refusal) if message.HasField("refusal") else None,
+    )
+
+
+def timeline_entry(message: sagas_pb2.TimelineEntry) -> views.TimelineEntryView:
+    """Renders an entry of a saga's journal."""
+    return views.TimelineEntryView(
+        sequence=message.sequence,
+        step=message.step,
+        operation=message.operation,
+        attempt=message.attempt,
+        outcome=message.outcome,
+        detail=message.detail,
+        time=_time(message.time, present=message.HasField("time")),
+    )
