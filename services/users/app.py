@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from chassis import outbox
 from chassis.clock import Clock
 from chassis.ids import NewId
-
-from chassis import outbox
 from chassis.postgres import Database, Transaction
 from services.users import events, store
 from services.users.credentials import AccessToken, AccessTokens, Passwords

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
-from chassis.clock import Clock
-from chassis.ids import NewId
 from joserfc import jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
+from chassis.clock import Clock
+from chassis.ids import NewId
 from services.users.domain import BusyError, User
 
 # OWASP's second choice for argon2id: 19 MiB, two passes, one lane; about 20 ms of one core.
@@ -111,9 +112,7 @@ class AccessTokens:
         Raises:
             ValueError: the key is no private Ed25519 key.
         """
-        key = OKPKey.import_key(private_key_pem)
-        if key.curve_name != "Ed25519" or not key.is_private:
-            raise ValueError("the signing key must be a private Ed25519 key")
+        key = _signing_key(private_key_pem)
         self._key = key
         self._kid = key.thumbprint()
         self._clock = clock
@@ -144,3 +143,14 @@ class AccessTokens:
         public = self._key.as_dict(private=False)
         key = {**public, "kid": self._kid, "use": "sig", "alg": TOKEN_ALGORITHM}
         return json.dumps({"keys": [key]}, sort_keys=True)
+
+
+def _signing_key(pem: str) -> OKPKey:
+    try:
+        key = OKPKey.import_key(pem)
+    except (JoseError, ValueError):
+        # Neither the text nor the library's error about it belongs in a log.
+        raise ValueError("the signing key is no private key in PEM") from None
+    if key.curve_name != "Ed25519" or not key.is_private:
+        raise ValueError("the signing key must be a private Ed25519 key")
+    return key
