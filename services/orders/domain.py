@@ -1,4 +1,4 @@
-"""Orders as values, the one table of their transitions, and the rules of their lines and quotes. Pure: no I/O."""
+"""Orders as values, the one table of their transitions, the rules of their lines and quotes. Pure: no I/O."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from uuid import UUID
+
+from typing_extensions import override
 
 # What the wire allows in either direction; sums are held to it, so that no amount overflows on its way.
 MAX_AMOUNT_MINOR = 1_000_000_000_000
@@ -131,6 +133,7 @@ class Money:
     def __ge__(self, other: "Money") -> bool:
         return self.minor_units >= self._of_same_currency(other)
 
+    @override
     def __str__(self) -> str:
         return f"{self.minor_units} {self.currency_code} minor units"
 
@@ -206,7 +209,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """What makes an order complete: what was sold for how much, where it goes, who paid, what was taken from stock."""
+    """What makes an order complete: what was sold for how much, where it goes, its payment and reservation."""
 
     lines: tuple[OrderLine, ...]
     quote: Quote
@@ -321,7 +324,9 @@ def require_consistent(quote: Quote, lines: tuple[OrderLine, ...], currency_code
         CurrencyMismatchError: an amount is not of the order's currency.
     """
     parts = (quote.subtotal, quote.discount, quote.shipping, quote.tax, quote.total)
-    if any(amount.currency_code != currency_code for amount in (*parts, *(line.unit_price for line in lines))):
+    if any(
+        amount.currency_code != currency_code for amount in (*parts, *(line.unit_price for line in lines))
+    ):
         raise CurrencyMismatchError(f"an amount is not in {currency_code}, the currency of the order")
     if any(amount.minor_units < 0 for amount in parts):
         raise InvalidQuoteError("an amount of the quote is negative")

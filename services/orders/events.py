@@ -1,18 +1,18 @@
 """What this context tells the others: domain -> published facts.
 
-An order's facts are numbered from 1 without a gap: OrderPlaced is always 1, whatever ends the order is 2 and later. An
-order whose create never landed is inserted and rejected in one transaction and publishes both, so that consumers know
-one shape of history only.
+An order's facts are numbered from 1 without a gap: OrderPlaced is always 1, what becomes of the order is 2 and
+later. An order whose create never landed is inserted and rejected in one transaction and publishes both, so that
+consumers know one shape of history only.
 """
 
 from datetime import datetime
 from uuid import UUID
 
 from google.protobuf.message import Message
-
-from chassis.outbox import Event
 from sagacity.common.v1 import money_pb2
 from sagacity.orders.v1 import events_pb2
+
+from chassis.outbox import Event
 from services.orders.domain import Money
 
 TOPIC = "sagacity.orders.v1"

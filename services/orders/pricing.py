@@ -1,12 +1,16 @@
 """The pricing policy: what lines cost at an address. Pure: no I/O.
 
-The figures are the shop's own, in major units of whatever currency the order is in. Prices are net, tax comes on top.
+The figures are the shop's own, in major units of whatever currency the order is in. Prices are net; tax comes on
+top.
 
 - Discount: 10 % off a subtotal of 200.00 and more.
-- Shipping: by zone, flat; free from an amount of goods after discount. Zone "EU": 4.90, free from 50.00. Zone "EXPORT":
-  14.90, free from 150.00. Another country is not served.
-- Tax: the standard VAT rate of the country of destination on goods and shipping, rounded half up once, on the sum.
-  Exports out of the European Union are zero-rated.
+- Shipping: by zone, flat; free from an amount of goods after discount. Zone EU: 4.90, free from 50.00. Zone
+  EXPORT: 14.90, free from 150.00. Another country is not served.
+- Tax: the standard VAT rate of the country of destination on goods and shipping, rounded half up once, on the
+  sum. Exports out of the European Union are zero-rated.
+- Sources of the tax rules: rates as the European Commission publishes them ("Taxes in Europe" database), in force
+  in January 2026; distance sales are taxed where the parcel ends (Directive 2006/112/EC, Article 33); exports are
+  exempt (Article 146). Territories with rates of their own are not told apart.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +34,7 @@ DISCOUNT_BASIS_POINTS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """What sending costs to a group of countries, and from which amount of goods it is free; in major units."""
+    """What sending to a group of countries costs, and from which amount of goods it is free: major units."""
 
     shipping: Decimal
     free_from: Decimal
@@ -39,9 +43,7 @@ class Zone:
 EU = Zone(shipping=Decimal("4.90"), free_from=Decimal("50.00"))
 EXPORT = Zone(shipping=Decimal("14.90"), free_from=Decimal("150.00"))
 
-# Standard VAT rates of the member states in basis points, as the European Commission publishes them ("Taxes in Europe"
-# database, rates in force in January 2026). Distance sales are taxed where the parcel ends: Directive 2006/112/EC,
-# Article 33. Greece is GR here, as in ISO 3166. Territories with rates of their own are not told apart.
+# Basis points by ISO 3166 country (Greece is GR here, and EL in the Commission's tables).
 VAT_BASIS_POINTS: Mapping[str, int] = MappingProxyType(
     {
         "AT": 2000,
@@ -73,7 +75,6 @@ VAT_BASIS_POINTS: Mapping[str, int] = MappingProxyType(
         "SK": 2300,
     }
 )
-# Zero-rated: Directive 2006/112/EC, Article 146.
 EXPORT_COUNTRIES = frozenset({"AU", "CA", "CH", "GB", "IS", "JP", "LI", "NO", "NZ", "US"})
 
 

@@ -21,7 +21,7 @@ CREATE TABLE orders (
     state text NOT NULL
         CHECK (state IN ('PENDING', 'CONFIRMED', 'REJECTED', 'CANCELLED', 'SHIPPED', 'DELIVERED')),
     refund_state text NOT NULL CHECK (refund_state IN ('NONE', 'PARTIAL', 'FULL')),
-    -- Arrays of objects, one per SKU in SKU order: sku and quantity; lines have name and unit_price_minor too.
+    -- Arrays of objects, one per SKU in SKU order: sku, quantity; in lines also name, unit_price_minor.
     items jsonb NOT NULL CHECK (jsonb_typeof(items) = 'array' AND jsonb_array_length(items) > 0),
     lines jsonb CHECK (jsonb_typeof(lines) = 'array' AND jsonb_array_length(lines) > 0),
     currency_code char(3) NOT NULL CHECK (currency_code ~ '^[A-Z]{3}$'),
@@ -53,7 +53,7 @@ CREATE INDEX orders_newest ON orders (create_time, id);
 CREATE INDEX orders_newest_of_user ON orders (user_id, create_time, id);
 CREATE INDEX orders_newest_in_state ON orders (state, create_time, id);
 
--- No reference to orders: the statements that write a row here have the order's row in hand, and nothing deletes orders.
+-- No reference to orders: the statements that write a row here have the order in hand, and nothing deletes one.
 CREATE TABLE order_history (
     order_id uuid NOT NULL,
     sequence bigint NOT NULL,

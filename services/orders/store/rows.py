@@ -1,0 +1,112 @@
+"""Orders as rows: domain values -> parameters, and the jsonb of a row -> domain values."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from chassis.barrier import Json
+from chassis.postgres import Row
+from services.orders.domain import (
+    INITIAL_STATE,
+    Money,
+    Order,
+    OrderItem,
+    OrderLine,
+    OrderState,
+    PostalAddress,
+    Quote,
+    RefundState,
+    Rejection,
+    Sale,
+)
+
+
+def order_from_json(reply: Json) -> Order:
+    """Reads an order from the jsonb of its row, which is also what the barrier stores as the reply.
+
+    Columns that the writer did not know yet may be missing.
+    """
+    rejection = None
+    if reply.get("rejection_reason") is not None:
+        rejection = Rejection(reply["rejection_reason"], reply["rejection_message"])
+    return Order(
+        id=UUID(reply["id"]),
+        order_number=reply["order_number"],
+        user_id=UUID(reply["user_id"]),
+        state=OrderState(reply["state"]),
+        refund_state=RefundState(reply["refund_state"]),
+        items=tuple(OrderItem(item["sku"], item["quantity"]) for item in reply["items"]),
+        currency_code=reply["currency_code"],
+        sale=_sale(reply) if reply.get("lines") is not None else None,
+        rejection=rejection,
+        create_time=datetime.fromisoformat(reply["create_time"]),
+        update_time=datetime.fromisoformat(reply["update_time"]),
+    )
+
+
+def _sale(reply: Json) -> Sale:
+    def amount(minor_units: int) -> Money:
+        return Money(reply["currency_code"], minor_units)
+
+    return Sale(
+        lines=tuple(
+            OrderLine(line["sku"], line["name"], line["quantity"], amount(line["unit_price_minor"]))
+            for line in reply["lines"]
+        ),
+        quote=Quote(
+            subtotal=amount(reply["subtotal_minor"]),
+            discount=amount(reply["discount_minor"]),
+            shipping=amount(reply["shipping_minor"]),
+            tax=amount(reply["tax_minor"]),
+            total=amount(reply["total_minor"]),
+        ),
+        shipping_address=PostalAddress(**reply["shipping_address"]),
+        payment_id=UUID(reply["payment_id"]),
+        reservation_id=UUID(reply["reservation_id"]),
+    )
+
+
+def sale_columns(sale: Sale) -> Row:
+    lines = [
+        {
+            "sku": line.sku,
+            "name": line.name,
+            "quantity": line.quantity,
+            "unit_price_minor": line.unit_price.minor_units,
+        }
+        for line in sale.lines
+    ]
+    return {
+        "currency_code": sale.quote.total.currency_code,
+        "lines": Jsonb(lines),
+        "subtotal_minor": sale.quote.subtotal.minor_units,
+        "discount_minor": sale.quote.discount.minor_units,
+        "shipping_minor": sale.quote.shipping.minor_units,
+        "tax_minor": sale.quote.tax.minor_units,
+        "total_minor": sale.quote.total.minor_units,
+        "shipping_address": asdict(sale.shipping_address),
+        "payment_id": sale.payment_id,
+        "reservation_id": sale.reservation_id,
+    }
+
+
+def new_order(order: Order, saga_id: UUID) -> Row:
+    assert order.state is INITIAL_STATE
+    return {
+        "id": order.id,
+        "order_number": order.order_number,
+        "user_id": order.user_id,
+        "saga_id": saga_id,
+        "state": order.state,
+        "refund_state": order.refund_state,
+        "items": items_json(order.items),
+        "currency_code": order.currency_code,
+        "now": order.create_time,
+    }
+
+
+def items_json(items: Sequence[OrderItem]) -> Jsonb:
+    return Jsonb([{"sku": item.sku, "quantity": item.quantity} for item in items])
