@@ -4,6 +4,7 @@ A package keeps its history in `<package>/migrations/versions/NNNN_name.py` and 
 environment is the same for all and lives in `chassis/alembic_environment/env.py`.
 """
 
+import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
+
+from chassis.config import ProcessSettings
 
 LOCK_KEY = 0x5A6A_C17E
 LOCK_WAIT_SECONDS = 600.0
@@ -85,3 +88,19 @@ def _only_one_migrator(dsn: str) -> Iterator[None]:
 def _try_lock(connection: psycopg.Connection) -> bool:
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
     return row is not None and bool(row[0])
+
+
+def main() -> None:
+    """Upgrades the database of the package that the command line names; its DSN comes from the settings."""
+    parser = argparse.ArgumentParser(prog="python -m chassis.migrations", description=main.__doc__)
+    parser.add_argument("package", help="such as services.orders")
+    package: str = parser.parse_args().package
+
+    class MigrationSettings(ProcessSettings):
+        process = package.rpartition(".")[2]
+
+    upgrade(package, MigrationSettings.read().required("database_dsn"))
+
+
+if __name__ == "__main__":
+    main()

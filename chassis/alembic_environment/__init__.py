@@ -1,0 +1,1 @@
+"""The Alembic environment that all contexts share."""
