@@ -99,7 +99,7 @@ COUNT_ORDERS = statement(
         orders_rejected = s.orders_rejected + excluded.orders_rejected
     """,
 )
-# Always the counts first, then the amount, so that two facts about one customer cannot deadlock.
+# Counts first, then the amount: facts about one customer wait at the first row, and never in a circle.
 COUNT_ORDERS_AND_AMOUNT = statement(
     "count_orders_and_amount",
     """

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from chassis.ids import new_id
 from joserfc.jwk import OKPKey
 from sagacity.users.v1 import events_pb2
 
+from chassis.ids import new_id
 from chassis.postgres import Database, Row, statement
 from services.users.app import Users, record_order_fact
 from services.users.credentials import AccessTokens, Passwords

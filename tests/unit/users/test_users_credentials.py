@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from chassis.ids import new_id
 from joserfc import jwt
 from joserfc.errors import BadSignatureError
 from joserfc.jwk import KeySet, OKPKey, RSAKey
 
+from chassis.ids import new_id
 from services.users import credentials
 from services.users.credentials import AccessTokens, Passwords
 from services.users.domain import BusyError, Role, User, UserState

@@ -1,8 +1,8 @@
 """Accounts, address books, customer statistics, and the outbox and inbox of the chassis."""
 
 from alembic import op
-from chassis.consumer import INBOX_DDL
 
+from chassis.consumer import INBOX_DDL
 from chassis.outbox import OUTBOX_DDL
 
 revision = "0001"
