@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import random
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
 
+from deploy.local.errors import LocalDeployError
+
 PR_SET_PDEATHSIG = 1
 LOOPBACK = "127.0.0.1"
+FREE_PORTS = (20_000, 32_000)
+FREE_PORT_TRIES = 100
 
 # Loaded before any fork: a freshly forked child must not take the loader's lock.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -39,11 +44,17 @@ def death_signal_command(last_signal: signal.Signals) -> list[str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a TCP port of the loopback interface that nothing listens on at this moment.
+
+    Raises:
+        LocalDeployError: none was found in `FREE_PORT_TRIES` tries.
+    """
+    for _ in range(FREE_PORT_TRIES):
+        # Below what the kernel gives to outgoing connections: one of those could take it first.
+        port = random.randint(*FREE_PORTS)  # noqa: S311 - not a secret
+        if port_is_free(port):
+            return port
+    raise LocalDeployError(f"no free TCP port found between {FREE_PORTS[0]} and {FREE_PORTS[1]}")
 
 
 def port_is_free(port: int) -> bool:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from typing_extensions import override
+
 from deploy.local.children import LOOPBACK, dies_with_parent, free_port
 from deploy.local.errors import LocalDeployError
 
@@ -79,10 +81,11 @@ class _BrokerProcess:
                 stderr=log,
                 # A Ctrl-C in the terminal is for the supervisor, which drains the relays first.
                 start_new_session=True,
-                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it makes one system call
+                preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it makes one system call
             )
 
-    def _wait_until_listening(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until the launched broker listens; raises LocalDeployError where it does not."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             assert self._process is not None, "spawned before"
@@ -122,7 +125,7 @@ class ApacheKafka(_BrokerProcess):
         """
         self.prepare()
         self.launch()
-        self._wait_until_listening()
+        self.wait_ready()
 
     def prepare(self) -> None:
         """Fetch the jars and format the storage where either is missing."""
@@ -237,12 +240,51 @@ class EmbeddedBroker(_BrokerProcess):
         Raises:
             LocalDeployError: it does not within `READY_SECONDS`.
         """
+        self.prepare()
+        self.launch()
+        self.wait_ready()
+
+    def prepare(self) -> None:
+        """Nothing to do: this broker keeps nothing."""
+
+    def launch(self) -> None:
+        """Start the broker's process without waiting for it."""
         self._spawn([sys.executable, "-m", "deploy.local.embedded_broker"], stdout_piped=True)
-        assert self._process is not None
-        assert self._process.stdout is not None
+
+    @override
+    def wait_ready(self) -> None:
+        assert self._process is not None, "launched before"
+        assert self._process.stdout is not None, "launched with a pipe"
         readable, _, _ = select.select([self._process.stdout], [], [], READY_SECONDS)
         line = self._process.stdout.readline().strip() if readable else b""
         if not line.isdigit():
             self.kill()
             raise LocalDeployError(f"the embedded broker did not start; its log is {self.log}")
         self.port = int(line)
+
+
+class ForeignBroker:
+    """A broker that is somebody else's: nothing to start, nothing to stop."""
+
+    pid: int | None = None
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self.bootstrap_servers = bootstrap_servers
+
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def launch(self) -> None:
+        """Nothing to do."""
+
+    def wait_ready(self) -> None:
+        """Nothing to wait for: relays and consumers come back by themselves when a broker does."""
+
+    def stop(self) -> None:
+        """Nothing to do."""
+
+    def kill(self) -> None:
+        """Nothing to do."""
+
+
+Broker = ApacheKafka | EmbeddedBroker | ForeignBroker

@@ -115,6 +115,10 @@ class LocalPostgres:
         """
         self.prepare()
         self.launch()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until the launched server answers, `READY_SECONDS` at most; raises as `start`."""
         deadline = time.monotonic() + READY_SECONDS
         while not self.ready():
             if time.monotonic() > deadline:

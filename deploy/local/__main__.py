@@ -1,0 +1,123 @@
+"""`python -m deploy.local` (= `make run`): the whole suite on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deploy.local.errors import LocalDeployError
+from deploy.local.logbook import Logbook
+from deploy.local.programs import PROGRAMS
+from deploy.local.suite import EMBEDDED, Suite
+from deploy.local.welcome import welcome
+
+GRPC_PORT = PROGRAMS[0].default_port
+GATEWAY_PORT = PROGRAMS[-1].default_port
+KILLED_BY_CTRL_C = 130
+
+
+async def run(suite: Suite, console: Console) -> None:
+    """Start `suite`, show its log, and stop it in order at the first SIGINT or SIGTERM; the second one kills.
+
+    Raises:
+        LocalDeployError: it does not start, or a child died.
+    """
+    loop = asyncio.get_running_loop()
+    asked_to_end = asyncio.Event()
+
+    def on_signal() -> None:
+        if asked_to_end.is_set():
+            console.print("killed", style="bold red")
+            # The children die with this process: the kernel sees to it.
+            os._exit(KILLED_BY_CTRL_C)
+        asked_to_end.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    logbook = Logbook({name: suite.process(name).log for name in suite.names}, console)
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(logbook.follow())
+        try:
+            await _until_the_end(suite, console, asked_to_end)
+        finally:
+            following.cancel()
+            logbook.catch_up()
+
+
+async def _until_the_end(suite: Suite, console: Console, asked_to_end: asyncio.Event) -> None:
+    ending = asyncio.ensure_future(asked_to_end.wait())
+    try:
+        starting = asyncio.ensure_future(suite.start())
+        await asyncio.wait([starting, ending], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+            return
+        await starting
+        console.print(welcome(suite), markup=False, highlight=False, soft_wrap=True)
+        dying = asyncio.ensure_future(suite.first_death())
+        await asyncio.wait([dying, ending], return_when=asyncio.FIRST_COMPLETED)
+        if dying.done():
+            await suite.stop()
+            raise LocalDeployError(dying.result())
+        dying.cancel()
+        console.print("stopping; Ctrl-C again kills", style="bold")
+        await suite.stop()
+    finally:
+        ending.cancel()
+
+
+def main(
+    port: Annotated[
+        int, typer.Option(help="The gateway's port; 0: any free one.", envvar="SAGACITY_PORT")
+    ] = GATEWAY_PORT,
+    grpc_port: Annotated[
+        int,
+        typer.Option(
+            help="The first of the five ports of the services and the orchestrator; 0: free ones.",
+            envvar="SAGACITY_GRPC_PORT",
+        ),
+    ] = GRPC_PORT,
+    data_dir: Annotated[
+        Path, typer.Option(help="Databases, secrets and logs.", envvar="SAGACITY_DATA_DIR")
+    ] = Path(".sagacity"),
+    kafka: Annotated[
+        str, typer.Option(help="embedded, maven, or HOST:PORT of a broker.", envvar="SAGACITY_KAFKA")
+    ] = EMBEDDED,
+    log_format: Annotated[str, typer.Option(help="console or json.")] = "console",
+) -> None:
+    """Run Sagacity on this machine until Ctrl-C."""
+    console = Console()
+    ports = {
+        program.name: grpc_port + index if grpc_port else 0 for index, program in enumerate(PROGRAMS[:-1])
+    }
+    ports[PROGRAMS[-1].name] = port
+
+    def report(step: str) -> None:
+        console.print(f"· {step}", style="dim", highlight=False, markup=False)
+
+    try:
+        suite = Suite(data_dir, ports=ports, kafka=kafka, log_format=log_format, report=report)
+        asyncio.run(run(suite, console))
+    except* LocalDeployError as group:
+        sys.stderr.write(f"sagacity: {_first(group)}\n")
+        raise SystemExit(1) from None
+
+
+def _first(group: BaseExceptionGroup[LocalDeployError]) -> BaseException:
+    """Return the sentence to show: one is enough."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+if __name__ == "__main__":
+    typer.run(main)
