@@ -215,7 +215,11 @@ async def do_once(
 
 
 async def undo_once(
-    database: Database, call: SagaCall, effect: Callable[[Transaction], Awaitable[Json]]
+    database: Database,
+    call: SagaCall,
+    effect: Callable[[Transaction], Awaitable[Json]],
+    *,
+    when_nothing: Callable[[Transaction], Awaitable[Json]] | None = None,
 ) -> Json:
     """Runs the compensation of a step once; where nothing was done it leaves a tombstone and answers {}.
 
@@ -223,6 +227,7 @@ async def undo_once(
         database: The participant's own.
         call: Which step; its request hash is not compared.
         effect: Undoes the change and returns the reply. What it raises rolls back and is not stored.
+        when_nothing: What to do and answer where nothing is stored, beside the tombstone; most undos do nothing.
 
     Raises:
         Fault: UNAVAILABLE with an unknown outcome; whatever the effect raises.
@@ -231,7 +236,11 @@ async def undo_once(
     async def attempt(tx: Transaction) -> Json:
         tombstone = {**_key(call), "outcome": "TOMBSTONE", "request_hash": None, "undo_reply": {}}
         if await tx.fetch(_CLAIM, tombstone):
-            return {}
+            if when_nothing is None:
+                return {}
+            reply = await when_nothing(tx)
+            await tx.fetch(_SETTLE_UNDO, {**_key(call), "outcome": "TOMBSTONE", "undo_reply": reply})
+            return reply
         stored = await _locked(tx, call)
         if stored.undo_reply is not None:
             return stored.undo_reply
