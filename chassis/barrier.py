@@ -227,7 +227,7 @@ async def undo_once(
         database: The participant's own.
         call: Which step; its request hash is not compared.
         effect: Undoes the change and returns the reply. What it raises rolls back and is not stored.
-        when_nothing: What to do and answer where nothing is stored, beside the tombstone; most undos do nothing.
+        when_nothing: What to do and answer, beside the tombstone, where nothing is stored; None: nothing.
 
     Raises:
         Fault: UNAVAILABLE with an unknown outcome; whatever the effect raises.

@@ -209,7 +209,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """What makes an order complete: what was sold for how much, where it goes, its payment and reservation."""
+    """What makes an order complete: what was sold for how much, to where, its payment and reservation."""
 
     lines: tuple[OrderLine, ...]
     quote: Quote

@@ -1,8 +1,8 @@
 """What this context tells the others: domain -> published facts.
 
-An order's facts are numbered from 1 without a gap: OrderPlaced is always 1, what becomes of the order is 2 and
-later. An order whose create never landed is inserted and rejected in one transaction and publishes both, so that
-consumers know one shape of history only.
+An order's facts are numbered from 1 without a gap: OrderPlaced is always 1, what becomes of the order is 2
+and later. An order whose create never landed is inserted and rejected in one transaction and publishes both,
+so that consumers know one shape of history only.
 """
 
 from datetime import datetime

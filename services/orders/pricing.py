@@ -1,16 +1,16 @@
 """The pricing policy: what lines cost at an address. Pure: no I/O.
 
-The figures are the shop's own, in major units of whatever currency the order is in. Prices are net; tax comes on
-top.
+The figures are the shop's own, in major units of whatever currency the order is in. Prices are net; tax comes
+on top.
 
 - Discount: 10 % off a subtotal of 200.00 and more.
 - Shipping: by zone, flat; free from an amount of goods after discount. Zone EU: 4.90, free from 50.00. Zone
   EXPORT: 14.90, free from 150.00. Another country is not served.
 - Tax: the standard VAT rate of the country of destination on goods and shipping, rounded half up once, on the
   sum. Exports out of the European Union are zero-rated.
-- Sources of the tax rules: rates as the European Commission publishes them ("Taxes in Europe" database), in force
-  in January 2026; distance sales are taxed where the parcel ends (Directive 2006/112/EC, Article 33); exports are
-  exempt (Article 146). Territories with rates of their own are not told apart.
+- Sources of the tax rules: rates as the European Commission publishes them ("Taxes in Europe" database), in
+  force in January 2026; distance sales are taxed where the parcel ends (Directive 2006/112/EC, Article 33);
+  exports are exempt (Article 146). Territories with rates of their own are not told apart.
 """
 
 from collections.abc import Iterable, Mapping

@@ -70,6 +70,7 @@ def _sale(reply: Json) -> Sale:
 
 
 def sale_columns(sale: Sale) -> Row:
+    """The parameters of what an order gets when it is confirmed."""
     lines = [
         {
             "sku": line.sku,
@@ -94,6 +95,7 @@ def sale_columns(sale: Sale) -> Row:
 
 
 def new_order(order: Order, saga_id: UUID) -> Row:
+    """The parameters of an order that is inserted; every order starts in the initial state."""
     assert order.state is INITIAL_STATE
     return {
         "id": order.id,
@@ -109,4 +111,5 @@ def new_order(order: Order, saga_id: UUID) -> Row:
 
 
 def items_json(items: Sequence[OrderItem]) -> Jsonb:
+    """The items as an order's row holds them, so that equal ones compare equal in SQL."""
     return Jsonb([{"sku": item.sku, "quantity": item.quantity} for item in items])

@@ -1,7 +1,7 @@
 """Statements that change an order.
 
-CreateOrder and ConfirmOrder are the hot use cases: one statement each, which carries the order, its history, the
-event and the barrier row.
+CreateOrder and ConfirmOrder are the hot use cases: one statement each, which carries the order, its history,
+the event and the barrier row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,8 @@ from services.orders.store.rows import items_json, new_order, sale_columns
 _EVENT_OF_WRITTEN = """
     INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
     SELECT %(event_id)s::uuid, %(event_aggregate_type)s::text, %(event_aggregate_id)s::text,
-        %(event_type)s::text, %(event_payload)s::bytea, written.sequence, %(event_bucket)s::smallint, %(now)s::timestamptz
+        %(event_type)s::text, %(event_payload)s::bytea, written.sequence, %(event_bucket)s::smallint,
+        %(now)s::timestamptz
     FROM written
 """
 _NEW_ORDER = """
@@ -64,8 +65,8 @@ _CREATE = statement(
     SELECT outcome, reply FROM settled
     """,  # noqa: S608 - constants of this module
 )
-# The order is locked before anything is decided, so that the decision is about its newest version. What refuses
-# first is stored: no such order, its state, the request itself, then what it does not share with the order.
+# The order is locked before anything is decided, so that the decision is about its newest version.
+# What refuses first is stored: no such order, its state, the request itself, then what it does not share with the order.
 _CONFIRM = statement(
     "confirm_order",
     f"""
@@ -189,8 +190,9 @@ async def confirm_order(
         user_id: whose it must be.
         items: what must have been asked for.
         sale: what the order gets.
-        refusals: the faults to store, by their names in the statement. `refused_in_state` holds one per state in
-            which the order cannot be confirmed; `refused_request`, where it is not None, always refuses.
+        refusals: the faults to store, by their names in the statement: `not_found`, `other_items`,
+            `other_currency`; `refused_in_state`, one per state in which the order cannot be confirmed; and
+            `refused_request`, which refuses whatever the order is, unless it is None.
         confirmed: the event.
 
     Returns:

@@ -53,7 +53,7 @@ CREATE INDEX orders_newest ON orders (create_time, id);
 CREATE INDEX orders_newest_of_user ON orders (user_id, create_time, id);
 CREATE INDEX orders_newest_in_state ON orders (state, create_time, id);
 
--- No reference to orders: the statements that write a row here have the order in hand, and nothing deletes one.
+-- No reference to orders: whatever writes a row here has the order in hand, and nothing deletes orders.
 CREATE TABLE order_history (
     order_id uuid NOT NULL,
     sequence bigint NOT NULL,
