@@ -19,7 +19,7 @@ from rich.table import Table
 from chassis.ids import new_id
 from deploy.local.errors import LocalDeployError
 from deploy.local.programs import ADMIN_EMAIL
-from deploy.local.rest import Json, Refused, Rest
+from deploy.local.rest import Json, RefusedError, Rest
 from deploy.local.sample_data import CURRENCY, PAYMENT_METHODS, SCARCE_SKU, load_customer
 from deploy.local.secret_files import SecretFiles
 
@@ -83,7 +83,7 @@ async def _play_scene(clients: Clients, scene: Scene) -> Json:
     try:
         placed = await customer.post("/orders", body, key=f"demo-{new_id()}", wait_seconds=WAIT_SECONDS)
         order_id = str(placed.get("id") or placed["order_id"])
-    except Refused as refused:
+    except RefusedError as refused:
         if "order_id" not in refused.problem:
             raise
         order_id, refusal = str(refused.problem["order_id"]), refused.problem
@@ -110,7 +110,7 @@ async def _end_of(customer: Rest, order_id: str) -> Json:
                     order = await customer.get(f"/orders/{order_id}")
                     if order["state"] in ENDS:
                         return order
-                except Refused as refused:
+                except RefusedError as refused:
                     if refused.status != 404:  # accepted, and not written yet
                         raise
                 await asyncio.sleep(POLL_SECONDS)
@@ -153,20 +153,23 @@ def _milliseconds(duration: timedelta) -> str:
     return f"{duration.total_seconds() * 1000:.0f} ms"
 
 
+def _passwords(secrets: SecretFiles) -> tuple[str, str]:
+    if not secrets.path("admin-password").exists():
+        raise LocalDeployError(
+            f"there are no logins in {secrets.folder}; start Sagacity with `make run`, or name its --data-dir"
+        )
+    return secrets.text("admin-password"), secrets.text("customer-password")
+
+
 def main(
     url: Annotated[str, typer.Option(help="The gateway's base URL.")] = "http://127.0.0.1:8080",
     data_dir: Annotated[Path, typer.Option(help="Where the suite keeps its logins.")] = Path(".sagacity"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Place a confirmed, a short and a declined order, and show what their sagas did."""
-    secrets = SecretFiles(data_dir / "secrets")
     try:
-        if not secrets.path("admin-password").exists():
-            raise LocalDeployError(
-                f"there are no logins in {secrets.folder}; start Sagacity with `make run`, "
-                "or name its --data-dir"
-            )
-        scenes = asyncio.run(play(url, secrets.text("admin-password"), secrets.text("customer-password")))
+        passwords = _passwords(SecretFiles(data_dir / "secrets"))
+        scenes = asyncio.run(play(url, *passwords))
     except LocalDeployError as error:
         sys.stderr.write(f"demo: {error}\n")
         raise SystemExit(1) from None

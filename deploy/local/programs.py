@@ -34,9 +34,9 @@ class Program:
 
 
 USERS = Program("users", "services.users", "USERS", 50051, "users", "services.users")
-INVENTORY = Program("inventory", "services.inventory", "INVENTORY", 50052, "inventory", "services.inventory")
+INVENTORY = Program("inventory", "services.inventory", "INVENTORY", 50054, "inventory", "services.inventory")
 PAYMENTS = Program("payments", "services.payments", "PAYMENTS", 50053, "payments", "services.payments")
-ORDERS = Program("orders", "services.orders", "ORDERS", 50054, "orders", "services.orders")
+ORDERS = Program("orders", "services.orders", "ORDERS", 50052, "orders", "services.orders")
 ORCHESTRATOR = Program("orchestrator", "orchestrator", "ORCHESTRATOR", 50055, "sagas", "orchestrator")
 GATEWAY = Program("gateway", "gateway", "GATEWAY", 8080)
 SERVICES = (USERS, INVENTORY, PAYMENTS, ORDERS)

@@ -68,4 +68,5 @@ async def wait_until_ready(process: ChildProcess, probe: Probe) -> None:
 
 def died(process: ChildProcess) -> str:
     """Return the sentence that tells of a child's death."""
-    return f"{process.name} ended (exit code {process.exit_code}): {process.last_words()} (its log is {process.log})"
+    how = f"{process.name} ended (exit code {process.exit_code})"
+    return f"{how}: {process.last_words()} (its log is {process.log})"

@@ -15,7 +15,7 @@ API = "/api/v1"
 Json = dict[str, Any]
 
 
-class Refused(LocalDeployError):
+class RefusedError(LocalDeployError):
     """An answer of 4xx or 5xx: its problem document says why."""
 
     def __init__(self, request: str, status: int, problem: Json) -> None:
@@ -56,7 +56,7 @@ class Rest:
         self._client.headers["Authorization"] = f"Bearer {session['access_token']}"
 
     async def get(self, path: str, **query: str) -> Json:
-        """Read `path` below /api/v1; raises Refused."""
+        """Read `path` below /api/v1; raises RefusedError."""
         return await self._send("GET", path, params=query)
 
     async def items(self, path: str, **query: str) -> list[Json]:
@@ -64,7 +64,7 @@ class Rest:
         return list((await self.get(path, **query))["items"])
 
     async def post(self, path: str, body: Json, *, key: str = "", wait_seconds: int | None = None) -> Json:
-        """Post `body` with the Idempotency-Key `key`; an order waits `wait_seconds` for its end; raises Refused."""
+        """Post `body` with the Idempotency-Key `key`; `wait_seconds` is an order's; raises RefusedError."""
         headers = {"Idempotency-Key": key} if key else {}
         if wait_seconds is not None:
             headers["Prefer"] = f"wait={wait_seconds}"
@@ -75,7 +75,7 @@ class Rest:
             answer = await self._client.request(method, f"{API}{path}", **arguments)
         except httpx2.ConnectError:
             raise LocalDeployError(
-                f"nothing answers on {self._url}; start Sagacity with `make run`, or name its address with --url"
+                f"nothing answers on {self._url}; start Sagacity with `make run`, or name its URL with --url"
             ) from None
         except httpx2.HTTPError as error:
             raise LocalDeployError(f"{method} {self._url}{API}{path} failed: {error!r}") from error
@@ -84,5 +84,5 @@ class Rest:
         except ValueError:
             raise LocalDeployError(f"what answers on {self._url} is not Sagacity") from None
         if answer.is_error:
-            raise Refused(f"{method} {path}", answer.status_code, body)
+            raise RefusedError(f"{method} {path}", answer.status_code, body)
         return body

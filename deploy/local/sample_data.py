@@ -6,7 +6,7 @@ import asyncio
 from typing import NamedTuple
 
 from deploy.local.programs import ADMIN_EMAIL, CUSTOMER_EMAIL
-from deploy.local.rest import Json, Refused, Rest
+from deploy.local.rest import Json, RefusedError, Rest
 
 CURRENCY = "EUR"
 AT_ONCE = 4
@@ -95,7 +95,7 @@ async def load_sample_data(url: str, admin_password: str, customer_password: str
 
 
 async def load_customer(customer: Rest, password: str) -> None:
-    """Register the sample customer where there is none, log in, add the address and payment methods it lacks."""
+    """Register the sample customer, log in, add the address and payment methods; what is there stays."""
     new = {"email": CUSTOMER_EMAIL, "password": password, "display_name": ADDRESS["recipient"]}
     await _unless(customer, "EMAIL_TAKEN", "/users", new, key="sample-customer")
     await customer.log_in(CUSTOMER_EMAIL, password)
@@ -125,6 +125,6 @@ async def _load_product(admin: Rest, product: Product, bound: asyncio.Semaphore)
 async def _unless(client: Rest, taken: str, path: str, body: Json, *, key: str) -> None:
     try:
         await client.post(path, body, key=key)
-    except Refused as refused:
+    except RefusedError as refused:
         if refused.code != taken:
             raise

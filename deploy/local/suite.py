@@ -1,4 +1,4 @@
-"""The whole suite as child processes of this one: PostgreSQL, broker, migrations, services, orchestrator, gateway."""
+"""The whole suite as child processes of this one: PostgreSQL, broker, services, orchestrator, gateway."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Suite:
         self._report(f"broker: {self.broker.bootstrap_servers or 'none'}")
 
     async def stop(self) -> None:
-        """Stop everything in order: gateway, orchestrators, services, broker, PostgreSQL; each drains first."""
+        """Stop everything, each drained: gateway, orchestrators, services, broker, PostgreSQL."""
         names = list(reversed(self._programs))
         order = [
             [name for name in names if name == GATEWAY.name],

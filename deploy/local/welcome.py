@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+import json
+
 from deploy.local.programs import ADMIN_EMAIL, CUSTOMER_EMAIL
+from deploy.local.sample_data import ADDRESS
 from deploy.local.suite import Suite
 
-# One line each, so that each can be pasted by itself; $TOKEN and its like are set by the lines before.
-LINES = """\
-URL={url}/api/v1
-curl -s $URL/users -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%s%N)" \
--d '{{"email":"ada@example.com","password":"correct horse battery","display_name":"Ada"}}'
-TOKEN=$(curl -s $URL/sessions -H 'Content-Type: application/json' \
--d '{{"email":"ada@example.com","password":"correct horse battery"}}' | {pick}'["access_token"])')
-curl -s "$URL/products?page_size=5"
-ADDRESS=$(curl -s $URL/users/me/addresses -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
--H "Idempotency-Key: $(date +%s%N)" -d '{{"recipient":"Ada","line1":"Hauptstrasse 1","city":"Berlin",\
-"postal_code":"10827","country_code":"DE"}}' | {pick}'["id"])')
-METHOD=$(curl -s $URL/users/me/payment-methods -H "Authorization: Bearer $TOKEN" \
--H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%s%N)" \
--d '{{"provider_token":"tok_success"}}' | {pick}'["id"])')
-ORDER=$(curl -s $URL/orders -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
--H "Idempotency-Key: $(date +%s%N)" -H 'Prefer: wait=10' \
--d '{{"items":[{{"sku":"MUG-STONE-35","quantity":2}}],"currency":"EUR",\
-"address_id":"'$ADDRESS'","payment_method_id":"'$METHOD'"}}' | {pick}'["id"])')
-curl -s $URL/orders/$ORDER -H "Authorization: Bearer $TOKEN"
-"""
-PICK = "python3 -c 'import json,sys; print(json.load(sys.stdin)"
+LOGIN = {"email": "ada@example.com", "password": "correct horse battery"}
+# The answer's field that the next line needs; Python is there where this is read.
+PICK = """pick() { python3 -c 'import json,sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }"""
+AS_USER = '-H "Authorization: Bearer $TOKEN"'
 
 
-def curl_lines(url: str) -> str:
-    """Return shell lines that register, log in, list products, add address and payment method, order and look."""
-    # The single-quoted program goes on in the line that uses it.
-    return LINES.format(url=url, pick=PICK).replace(PICK + "'", PICK)
+def curl_lines(url: str) -> list[str]:
+    """Return shell lines, each to be pasted by itself: from registering to looking at one's order."""
+    order = (
+        '{"items":[{"sku":"MUG-STONE-35","quantity":2}],"currency":"EUR",'
+        '"address_id":"\'$ADDRESS\'","payment_method_id":"\'$METHOD\'"}'
+    )
+    return [
+        f"API={url}/api/v1; {PICK}",
+        _post("users", json.dumps({**LOGIN, "display_name": "Ada"}), keyed=True),
+        f"TOKEN=$({_post('sessions', json.dumps(LOGIN))} | pick access_token)",
+        'curl -s "$API/products?page_size=3"',
+        f"ADDRESS=$({_post(f'users/me/addresses {AS_USER}', json.dumps(ADDRESS), keyed=True)} | pick id)",
+        f"METHOD=$({_post(f'users/me/payment-methods {AS_USER}', TOKEN_BODY, keyed=True)} | pick id)",
+        f"ORDER=$({_post(f'orders {AS_USER} -H "Prefer: wait=10"', order, keyed=True)} | pick id)",
+        f"curl -s $API/orders/$ORDER {AS_USER}",
+    ]
+
+
+TOKEN_BODY = json.dumps({"provider_token": "tok_success"})
+
+
+def _post(path: str, body: str, *, keyed: bool = False) -> str:
+    key = ' -H "Idempotency-Key: $(date +%s%N)"' if keyed else ""
+    return f"curl -s $API/{path} -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
 def welcome(suite: Suite) -> str:
     """Return the whole text for people."""
     url = suite.gateway_url
+    lines = "\n".join(curl_lines(url))
     return f"""
-Sagacity runs on {url}        documentation: {url}/docs
-logins: {ADMIN_EMAIL}  {suite.password("admin")}
-        {CUSTOMER_EMAIL}  {suite.password("customer")}
-data and logs: {suite.data_dir}        three orders and their sagas: make demo
+Sagacity runs on {url}
+documentation    {url}/docs
+logins           {ADMIN_EMAIL}     {suite.password("admin")}
+                 {CUSTOMER_EMAIL}  {suite.password("customer")}
+data and logs    {suite.data_dir}
+three orders     make demo, in another terminal
 
-{curl_lines(url)}
+To paste, line by line:
+
+{lines}
+
 Ctrl-C stops everything in order; a second one at once.
 """
