@@ -14,12 +14,12 @@ from rich.console import Console
 
 from deploy.local.errors import LocalDeployError
 from deploy.local.logbook import Logbook
-from deploy.local.programs import PROGRAMS
+from deploy.local.programs import GATEWAY, PROGRAMS, USERS
 from deploy.local.suite import EMBEDDED, Suite
 from deploy.local.welcome import welcome
 
-GRPC_PORT = PROGRAMS[0].default_port
-GATEWAY_PORT = PROGRAMS[-1].default_port
+GRPC_PORT = USERS.default_port
+GATEWAY_PORT = GATEWAY.default_port
 KILLED_BY_CTRL_C = 130
 
 
@@ -95,10 +95,9 @@ def main(
 ) -> None:
     """Run Sagacity on this machine until Ctrl-C."""
     console = Console()
-    ports = {
-        program.name: grpc_port + index if grpc_port else 0 for index, program in enumerate(PROGRAMS[:-1])
-    }
-    ports[PROGRAMS[-1].name] = port
+    offset = grpc_port - GRPC_PORT
+    ports = {program.name: program.default_port + offset if grpc_port else 0 for program in PROGRAMS}
+    ports[GATEWAY.name] = port
 
     def report(step: str) -> None:
         console.print(f"· {step}", style="dim", highlight=False, markup=False)

@@ -11,6 +11,8 @@ from deploy.local.suite import Suite
 LOGIN = {"email": "ada@example.com", "password": "correct horse battery"}
 # The answer's field that the next line needs; Python is there where this is read.
 PICK = """pick() { python3 -c 'import json,sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }"""
+TOKEN_BODY = json.dumps({"provider_token": "tok_success"})
+PREFER = '-H "Prefer: wait=10"'
 AS_USER = '-H "Authorization: Bearer $TOKEN"'
 
 
@@ -27,12 +29,9 @@ def curl_lines(url: str) -> list[str]:
         'curl -s "$API/products?page_size=3"',
         f"ADDRESS=$({_post(f'users/me/addresses {AS_USER}', json.dumps(ADDRESS), keyed=True)} | pick id)",
         f"METHOD=$({_post(f'users/me/payment-methods {AS_USER}', TOKEN_BODY, keyed=True)} | pick id)",
-        f"ORDER=$({_post(f'orders {AS_USER} -H "Prefer: wait=10"', order, keyed=True)} | pick id)",
+        f"ORDER=$({_post(f'orders {AS_USER} {PREFER}', order, keyed=True)} | pick id)",
         f"curl -s $API/orders/$ORDER {AS_USER}",
     ]
-
-
-TOKEN_BODY = json.dumps({"provider_token": "tok_success"})
 
 
 def _post(path: str, body: str, *, keyed: bool = False) -> str:

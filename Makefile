@@ -1,0 +1,63 @@
+# Sagacity. `make help` lists the targets. PYTHON=... chooses the interpreter that .venv is made from.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# What `make run ARGS="--port 9000"` hands on, and `make test ARGS="-k orders"`.
+ARGS ?=
+
+.PHONY: help run demo test lint fmt gen lock migrate bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Made once, and again when the lock changes: the locked packages, and the project's own folders on the path.
+$(STAMP): requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: none on PATH (make PYTHON=... names one)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=... names one")'
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the locked packages"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@printf '%s\n' '$(CURDIR)' '$(CURDIR)/protos/gen' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sagacity-paths.pth"
+	@touch $@
+
+run: $(STAMP) ## run everything on this machine until Ctrl-C; data in .sagacity (ARGS="--port 9000")
+	@$(BIN)/python -m deploy.local $(ARGS)
+
+demo: $(STAMP) ## three orders against a running suite, and what their sagas did (ARGS="--json")
+	@$(BIN)/python -m deploy.local.demo $(ARGS)
+
+test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
+	@$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
+
+lint: $(STAMP) ## style, types, layers, protos, stubs, migrations
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	@stubs=$$(mktemp -d) && trap 'rm -rf "$$stubs"' EXIT && $(BIN)/python protos/generate.py "$$stubs" \
+		&& diff -r -x __pycache__ "$$stubs" protos/gen || { echo "the stubs are stale: make gen" >&2; exit 1; }
+
+fmt: $(STAMP) ## format the code, and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+gen: $(STAMP) ## generate the stubs of the protos
+	$(BIN)/python protos/generate.py
+
+lock: $(STAMP) ## resolve pyproject.toml into requirements.lock, with hashes
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--all-extras pyproject.toml --output-file requirements.lock
+
+migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_DSN
+	@for package in services.users services.inventory services.payments services.orders orchestrator; do \
+		$(BIN)/python -m chassis.migrations $$package || exit 1; \
+	done
+
+bench: $(STAMP) ## measure orders per second on this machine
+	@$(BIN)/python -m tests.bench.orders $(ARGS)
