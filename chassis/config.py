@@ -37,7 +37,7 @@ def environment() -> Mapping[str, str]:
 
 
 class _Environment(PydanticBaseSettingsSource):
-    """Reads SAGACITY_<PROCESS>_<FIELD>, SAGACITY_<FIELD> for shared ones, and files named in <VARIABLE>_FILE."""
+    """Reads SAGACITY_<PROCESS>_<FIELD>, SAGACITY_<FIELD> for shared ones, and files in <VARIABLE>_FILE."""
 
     @override
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
@@ -72,7 +72,9 @@ def _read(variable: str) -> str | None:
     try:
         return Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}_FILE names a file that cannot be read: {type(error).__name__}") from None
+        raise SettingsError(
+            f"{variable}_FILE names a file that cannot be read: {type(error).__name__}"
+        ) from None
 
 
 class ProcessSettings(BaseSettings):

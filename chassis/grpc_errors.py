@@ -36,7 +36,9 @@ def to_status(fault: Fault, domain: str) -> status_pb2.Status:
     if fault.subjects:
         failure = error_details_pb2.PreconditionFailure()
         for detail in fault.subjects:
-            failure.violations.add(type=PRECONDITION_TYPE, subject=detail.subject, description=detail.description)
+            failure.violations.add(
+                type=PRECONDITION_TYPE, subject=detail.subject, description=detail.description
+            )
         status.details.add().Pack(failure)
     if fault.retry_after is not None:
         delay = Duration()

@@ -1,4 +1,4 @@
-"""Who calls: services prove themselves with short-lived Ed25519 tokens, and name the user that they act for."""
+"""Who calls: services prove themselves by short-lived Ed25519 tokens, and name the user they act for."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""Logs for people or machines, and metrics for Prometheus; one catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any, Final, Literal
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+
+from chassis.config import environment
+
+METRICS_REQUEST_LIMIT_BYTES = 8_192
+METRICS_READ_SECONDS = 5.0
+
+REGISTRY: Final = CollectorRegistry()
+RPC_HANDLED: Final = Counter(
+    "grpc_server_handled_total", "RPCs that were answered.", ["grpc_method", "grpc_code"], registry=REGISTRY
+)
+RPC_SECONDS: Final = Histogram(
+    "grpc_server_handling_seconds",
+    "Time to answer an RPC.",
+    ["grpc_method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+_children: dict[tuple[str, str], tuple[Any, Any]] = {}
+
+
+def observe_rpc(method: str, code: str, seconds: float) -> None:
+    """Count an RPC and its time."""
+    children = _children.get((method, code))
+    if children is None:  # looking up a labelled child each time costs more than the count itself
+        children = _children[method, code] = (RPC_HANDLED.labels(method, code), RPC_SECONDS.labels(method))
+    children[0].inc()
+    children[1].observe(seconds)
+
+
+def configure_logging(service: str, log_format: Literal["console", "json"]) -> None:
+    """Send structlog's and the standard library's records to standard output, one line each."""
+    json = log_format == "json"
+    colours = sys.stdout.isatty() and "NO_COLOR" not in environment()
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=colours)
+    )
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, *([structlog.processors.format_exc_info] if json else []), renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+async def serve_metrics(listen: str) -> asyncio.Server | None:
+    """Serve `GET /metrics` on host:port until the server is closed; nothing for an empty address."""
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    return await asyncio.start_server(_answer, host, int(port), limit=METRICS_REQUEST_LIMIT_BYTES)
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        async with asyncio.timeout(METRICS_READ_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+        found = head.startswith(b"GET /metrics ")
+        body = generate_latest(REGISTRY) if found else b"there is only /metrics here\n"
+        status = b"200 OK" if found else b"404 Not Found"
+        kind = CONTENT_TYPE_LATEST.encode() if found else b"text/plain"
+        writer.write(
+            b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+            % (status, kind, len(body), body)
+        )
+        await writer.drain()
+    except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return  # a client that does not speak HTTP, or has gone
+    finally:
+        writer.close()
