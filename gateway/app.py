@@ -25,9 +25,10 @@ VERSION: Final = "1.0.0"
 DESCRIPTION: Final = """\
 Orders that either complete or are undone completely.
 
-Register, log in with `POST /api/v1/sessions`, and send the token as `Authorization: Bearer ...`. Every POST that creates something
-wants an `Idempotency-Key`: send the same key again when you do not know whether your request arrived. Money is in minor units
-(`{"currency": "EUR", "amount_minor": 1234}` is 12.34 euro), times are RFC 3339 in UTC, errors are `application/problem+json`.
+Register, log in with `POST /api/v1/sessions`, and send the token as `Authorization: Bearer ...`. Every POST
+that creates something wants an `Idempotency-Key`: send the same key again when you do not know whether your
+request arrived. Money is in minor units (`{"currency": "EUR", "amount_minor": 1234}` is 12.34 euro), times
+are RFC 3339 in UTC, errors are `application/problem+json`.
 """
 
 

@@ -1,4 +1,7 @@
-"""Who is calling: access tokens of the users service, verified with its published keys and remembered until they expire."""
+"""Who is calling.
+
+Access tokens of the users service, verified with its published keys and remembered until they expire.
+"""
 
 import asyncio
 import json
@@ -19,7 +22,7 @@ from joserfc.jwk import KeySet
 from chassis.clock import Clock
 from chassis.errors import Fault, FaultKind
 from chassis.identity import Caller
-from gateway.clients import SERVICE_NAME
+from gateway.config import SERVICE_NAME
 from gateway.problems import DOMAIN
 
 ISSUER: Final = "sagacity"
@@ -29,10 +32,21 @@ ROLES: Final = frozenset({"customer", "support", "admin"})
 MAX_TOKEN_CHARACTERS: Final = 4096
 MAX_REMEMBERED_TOKENS: Final = 10_000
 MAX_KEYS: Final = 20
-KEY_REFRESH_SECONDS: Final = 300.0  # keys older than that are fetched again, so that a withdrawn one stops being believed
-KEY_REFRESH_PAUSE_SECONDS: Final = 5.0  # unknown key ids cause at most one fetch in that time, whoever invents them
+# Keys older than that are fetched again, so that a withdrawn one stops being believed.
+KEY_REFRESH_SECONDS: Final = 300.0
+# Unknown key ids cause at most one fetch in that time, whoever invents them.
+KEY_REFRESH_PAUSE_SECONDS: Final = 5.0
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_NOT_A_TOKEN: Final = (
+    JoseError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 _LOG: Final = structlog.get_logger(__name__)
 
 
@@ -97,7 +111,9 @@ class UserKeys:
         return self._text
 
     async def having(self, key_id: str) -> KeySet:
-        """Returns the key set, fetched anew where it is old or does not have that key and the last attempt is long enough ago.
+        """Returns the key set, fetched anew where it is old or does not have that key.
+
+        It is not fetched within KEY_REFRESH_PAUSE_SECONDS of the last attempt.
 
         Raises:
             Fault: There is no key set yet and the users service does not answer.
@@ -141,7 +157,10 @@ def _keys_unavailable(error: Exception) -> Fault:
 
 
 class Authenticator:
-    """Turns an Authorization header into a principal; verified tokens are remembered, the least used forgotten first."""
+    """Turns an Authorization header into a principal.
+
+    Verified tokens are remembered, the least used forgotten first.
+    """
 
     def __init__(self, keys: UserKeys, clock: Clock) -> None:
         self._keys = keys
@@ -167,8 +186,8 @@ class Authenticator:
             The caller; None on a route for anyone, whose callers are not looked at.
 
         Raises:
-            Fault: UNAUTHENTICATED without a valid token, PERMISSION_DENIED without the role, UNAVAILABLE while no token can be
-                checked.
+            Fault: UNAUTHENTICATED without a valid token, PERMISSION_DENIED without the role, UNAVAILABLE
+                while no token can be checked.
         """
         if access is Access.ANYONE:
             return None
@@ -198,8 +217,9 @@ class Authenticator:
         try:
             claims = jwt.decode(token, keys, algorithms=[ALGORITHM]).claims
             self._claims.validate(claims)
-            return Principal(UUID(claims["sub"]), claims["role"], int(claims["exp"]))
-        except (JoseError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            # A list passes the registry, which takes it for a choice; as text it is no role of ours.
+            return Principal(UUID(claims["sub"]), str(claims["role"]), int(claims["exp"]))
+        except _NOT_A_TOKEN as error:
             raise _unauthenticated("TOKEN_INVALID", "The access token is not valid.") from error
 
 

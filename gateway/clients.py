@@ -1,9 +1,9 @@
 """Typed clients of the five backends, called with the gateway's identity and for the acting user."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
@@ -25,7 +25,7 @@ from sagacity.users.v1.users_pb2_grpc import UsersAsyncStub, UsersStub
 
 CALL_TIMEOUT_SECONDS: Final = 5.0
 HEALTH_TIMEOUT_SECONDS: Final = 1.0
-SERVICE_NAME: Final = "gateway"
+HEALTH_MEMORY_SECONDS: Final = 0.5
 
 Stub = TypeVar("Stub")
 Request = TypeVar("Request")
@@ -60,10 +60,9 @@ class Backend(Generic[Stub]):
         Raises:
             Fault: Whatever the backend answered, or why it did not.
         """
-        reply = await self.connection.call(
+        return await self.connection.call(
             rpc, request, timeout_seconds=timeout_seconds, user=acting.user, request_id=acting.request_id
         )
-        return cast("Reply", reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class Backends:
         )
 
     async def health(self) -> dict[str, str]:
-        """Asks every backend for its health, all at once, each for at most HEALTH_TIMEOUT_SECONDS: `ok` or `unavailable`."""
+        """Asks every backend at once whether it is `ok` or `unavailable`, at most HEALTH_TIMEOUT_SECONDS."""
         connections = {
             "users": self.users.connection,
             "inventory": self.inventory.connection,
@@ -105,9 +104,33 @@ class Backends:
         }
         found = await asyncio.gather(*(_is_serving(connection) for connection in connections.values()))
         return {
-            name: "ok" if serving else "unavailable"
-            for name, serving in zip(connections, found, strict=True)
+            name: "ok" if serving else "unavailable" for name, serving in zip(connections, found, strict=True)
         }
+
+
+class Readiness:
+    """Remembers the backends' health for a moment, so that a crowd of probes is not passed on to them."""
+
+    def __init__(self, backends: Backends, *, seconds: Callable[[], float]) -> None:
+        """Makes it.
+
+        Args:
+            backends: Whom to ask.
+            seconds: A monotonic clock.
+        """
+        self._backends = backends
+        self._seconds = seconds
+        self._lock = asyncio.Lock()
+        self._found: dict[str, str] = {}
+        self._asked_at = -HEALTH_MEMORY_SECONDS
+
+    async def check(self) -> dict[str, str]:
+        """Tells each backend's health, at most HEALTH_MEMORY_SECONDS old."""
+        async with self._lock:
+            if not self._found or self._seconds() - self._asked_at >= HEALTH_MEMORY_SECONDS:
+                self._found = await self._backends.health()
+                self._asked_at = self._seconds()
+            return self._found
 
 
 async def _is_serving(connection: Connection) -> bool:

@@ -77,7 +77,9 @@ class Context:
         return required_key(self.request.headers.getlist("idempotency-key"))
 
     def request_id_of(self, route: str) -> str:
-        """Derives a backend's `request_id` from who calls, what, and the Idempotency-Key: the same three, the same UUID.
+        """Derives a backend's `request_id` from who calls, what, and the Idempotency-Key.
+
+        The same three give the same UUID.
 
         Args:
             route: Names the route, with the ids in its path.

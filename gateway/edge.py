@@ -1,6 +1,10 @@
-"""The outermost layer, plain ASGI: request ids, bounds, security headers, and the last net under everything."""
+"""The outermost layer, plain ASGI.
+
+Request ids, bounds, security headers, and the last net under everything.
+"""
 
 import re
+import time
 from typing import Final
 
 import structlog
@@ -10,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.clock import Clock
 from chassis.ids import NewId
+from gateway.metrics import observe
 from gateway.problems import Problem, internal, render
 from gateway.routing import MAX_BODY_BYTES, too_large
 
@@ -53,6 +58,7 @@ class Edge:
             await self._render(refusal, scope, receive, exchange)
             return
         self._in_flight += 1
+        started = time.perf_counter()
         try:
             await self._app(scope, receive, exchange)
         except ClientDisconnect:
@@ -64,12 +70,16 @@ class Edge:
             await self._render(internal(), scope, receive, exchange)
         finally:
             self._in_flight -= 1
+            route = getattr(scope.get("route"), "path", "none")
+            observe(scope["method"], route, exchange.status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
         if self._in_flight >= MAX_REQUESTS_IN_FLIGHT:
             return Problem(503, "OVERLOADED", "Too many requests at once.", headers={"Retry-After": "1"})
         if len(scope["path"]) + len(scope["query_string"]) > MAX_TARGET_CHARACTERS:
-            return Problem(414, "URI_TOO_LONG", f"The address is longer than {MAX_TARGET_CHARACTERS} characters.")
+            return Problem(
+                414, "URI_TOO_LONG", f"The address is longer than {MAX_TARGET_CHARACTERS} characters."
+            )
         if len(scope["headers"]) > MAX_HEADERS:
             return Problem(431, "TOO_MANY_HEADERS", f"The request has more than {MAX_HEADERS} headers.")
         length = headers.get("content-length", "0")
@@ -89,10 +99,12 @@ class _Exchange:
         self._send = send
         self._request_id = request_id
         self.started = False
+        self.status = 499  # what nobody answered: the client went away
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
             for name, value in _HEADERS.items():

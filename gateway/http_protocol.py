@@ -1,8 +1,12 @@
-"""The HTTP/1.1 parser's protocol: what is not HTTP at all is answered as every other error, and its header is bounded."""
+"""The HTTP/1.1 parser's protocol.
+
+What is not HTTP at all is answered as every other error, and its header is bounded.
+"""
 
 from http import HTTPStatus
 from typing import Final
 
+from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from chassis.clock import SystemClock
@@ -13,22 +17,28 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 
 
 class ProblemProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with our errors. It is made by uvicorn, so the clock and the ids cannot be passed in."""
+    """uvicorn's protocol with our errors.
+
+    It is made by uvicorn, so the clock and the ids cannot be passed in.
+    """
 
     _in_header = False
     _header_bytes = 0
 
+    @override
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._in_header = True
         self._header_bytes = 0
 
+    @override
     def on_headers_complete(self) -> None:
         """Its header is there."""
         self._in_header = False
         super().on_headers_complete()
 
+    @override
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, which would keep a header of any length."""
         super().data_received(data)
@@ -38,6 +48,7 @@ class ProblemProtocol(HttpToolsProtocol):
                 detail = f"The header is larger than {MAX_HEADER_BYTES} bytes."
                 self._refuse(Problem(431, "HEADER_TOO_LARGE", detail))
 
+    @override
     def send_400_response(self, msg: str) -> None:
         """Answers what the parser could not read."""
         self._refuse(Problem(400, "INVALID_HTTP", "This is not a valid HTTP/1.1 request."))

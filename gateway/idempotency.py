@@ -29,14 +29,19 @@ def required_key(values: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """How long the client wants to wait, and what to say of it in Preference-Applied; empty where nothing was asked for."""
+    """How long the client wants to wait, and what to say of it in Preference-Applied.
+
+    Empty where nothing was asked for.
+    """
 
     wait_seconds: int
     applied: str
 
 
 def preference(values: list[str]) -> Preference:
-    """Reads `Prefer: wait=N` and `Prefer: respond-async`; unknown preferences are ignored, of a doubled one the first counts.
+    """Reads `Prefer: wait=N` and `Prefer: respond-async`.
+
+    Unknown preferences are ignored, of a doubled one the first counts.
 
     Raises:
         ProblemError: 400 where `wait` is not a whole number from 0 to 30.
@@ -48,11 +53,10 @@ def preference(values: list[str]) -> Preference:
         raise _bad("Prefer", f"has more than {MAX_PREFERENCES} preferences")
     for entry in entries:
         name, _, value = entry.split(";", 1)[0].partition("=")
-        match name.strip().lower():
-            case "wait" if wait is None:
-                wait = _seconds(value.strip())
-            case "respond-async":
-                asynchronous = True
+        name = name.strip().lower()
+        if name == "wait" and wait is None:
+            wait = _seconds(value.strip())
+        asynchronous = asynchronous or name == "respond-async"
     if wait is not None:
         return Preference(wait, f"wait={wait}")
     if asynchronous:

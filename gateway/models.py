@@ -1,4 +1,7 @@
-"""The JSON that clients send: strict types, no unknown fields. `1.0`, `"1"` and `true` are not integers here."""
+"""The JSON that clients send: strict types, no unknown fields.
+
+`1.0`, `"1"` and `true` are not integers here.
+"""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -103,7 +106,9 @@ class PostalAddress(Body):
     line1: Annotated[Name, Field(examples=["Hauptstrasse 1"])]
     line2: Annotated[str, StringConstraints(max_length=200, pattern=_LINE_PATTERN)] = ""
     city: Annotated[
-        str, StringConstraints(min_length=1, max_length=100, pattern=_LINE_PATTERN), Field(examples=["Berlin"])
+        str,
+        StringConstraints(min_length=1, max_length=100, pattern=_LINE_PATTERN),
+        Field(examples=["Berlin"]),
     ]
     region: Annotated[str, StringConstraints(max_length=100, pattern=_LINE_PATTERN)] = ""
     postal_code: Annotated[
@@ -202,9 +207,7 @@ class ProductQuery(PageQuery):
 
 
 OrderStateName = Literal["pending", "confirmed", "rejected", "cancelled", "shipped", "delivered"]
-SagaStateName = Literal[
-    "running", "compensating", "waiting", "paused", "parked", "completed", "compensated"
-]
+SagaStateName = Literal["running", "compensating", "waiting", "paused", "parked", "completed", "compensated"]
 
 
 class OrderQuery(PageQuery):

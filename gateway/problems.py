@@ -1,4 +1,7 @@
-"""The only renderer of errors: everything that goes wrong becomes `application/problem+json` (RFC 9457) here."""
+"""The only renderer of errors.
+
+Everything that goes wrong becomes `application/problem+json` (RFC 9457) here.
+"""
 
 import json
 import math
@@ -60,7 +63,7 @@ _VALUE_ERRORS: Final = frozenset(
     }
 )
 
-_JSON_NAMES: Final[Mapping[str, str]] = {"minor_units": "amount_minor"}
+_JSON_NAMES: Final[Mapping[str, str]] = {"minor_units": "amount_minor", "currency_code": "currency"}
 _WRAPPERS: Final = frozenset({"address", "product"})  # messages whose fields the JSON body has at its top
 
 
@@ -74,7 +77,10 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is told to the client: `code` for programs (UPPER_SNAKE), `detail` for people; `extra` are further members."""
+    """What is told to the client: `code` for programs (UPPER_SNAKE), `detail` for people.
+
+    `extra` are further members.
+    """
 
     status: int
     code: str
@@ -144,7 +150,8 @@ def from_fault(fault: Fault, *, method: str) -> Problem:
 
     Args:
         fault: What the call raised.
-        method: The request's HTTP method; what is wrong with a request that has no body is its shape (400), not its content.
+        method: The request's HTTP method; what is wrong with a request that has no body is its shape
+            (400), not its content.
     """
     if fault.kind is FaultKind.UNAUTHENTICATED and not _is_about_the_client(fault):
         # The backend does not know the gateway: our fault, not the client's, and nothing they could mend.
@@ -160,7 +167,11 @@ def from_fault(fault: Fault, *, method: str) -> Problem:
         fault.message or HTTPStatus(status).phrase,
         tuple(FieldError(_json_name(entry.subject), entry.description) for entry in fault.fields),
         _headers_of(fault, status),
-        {"details": [{"subject": entry.subject, "description": entry.description} for entry in fault.subjects]}
+        {
+            "details": [
+                {"subject": entry.subject, "description": entry.description} for entry in fault.subjects
+            ]
+        }
         if fault.subjects
         else {},
     )
@@ -180,20 +191,18 @@ def _headers_of(fault: Fault, status: int) -> Mapping[str, str]:
 
 
 def _json_name(path: str) -> str:
-    """Translates a protobuf field path into the JSON body's: `product.unit_price.minor_units` to `unit_price.amount_minor`."""
+    """Translates a protobuf path: `product.unit_price.minor_units` is `unit_price.amount_minor` in JSON."""
     parts = path.split(".")
     if len(parts) > 1 and parts[0] in _WRAPPERS:
         parts = parts[1:]
-    parts = [_JSON_NAMES.get(part, part) for part in parts]
-    if parts[-1] == "currency_code":  # `country_code` keeps its name; a currency is called `currency` everywhere
-        parts[-1] = "currency"
-    return ".".join(parts)[:MAX_FIELD_CHARACTERS]
+    return ".".join(_JSON_NAMES.get(part, part) for part in parts)[:MAX_FIELD_CHARACTERS]
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """Turns what pydantic found into a problem, without its input: it could hold a secret.
 
-    400 where the shape is wrong (type, missing, unknown), 422 where a well-formed value of the body is not allowed.
+    400 where the shape is wrong (type, missing, unknown), 422 where a well-formed value of the body is not
+    allowed.
     """
     entries = tuple(FieldError(field_of(error["loc"]), _sentence(error)) for error in errors[:MAX_ERRORS])
     values_only = all(error["loc"][0] == "body" and error["type"] in _VALUE_ERRORS for error in errors)
@@ -225,7 +234,7 @@ def from_status(status: int, headers: Mapping[str, str] | None = None) -> Proble
         405: ("METHOD_NOT_ALLOWED", "This address does not know that method."),
         400: ("INVALID_ARGUMENT", "The request is malformed."),
     }
-    if status >= 500 or status not in HTTPStatus:
+    if status >= 500:
         return internal()
     code, detail = details.get(status, (HTTPStatus(status).name, HTTPStatus(status).phrase + "."))
     return Problem(status, code, detail, headers=dict(headers or {}))

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway import views
@@ -15,9 +15,12 @@ from sagacity.sagas.v1 import sagas_pb2
 from sagacity.users.v1 import users_pb2
 
 
-def word(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
-    """Names an enum value for JSON: ORDER_STATE_PENDING is `pending`; one that a newer backend knows and we do not is `unknown`."""
-    descriptor = enum.DESCRIPTOR.values_by_number.get(value)
+def word(enum: EnumDescriptor, value: int, prefix: str) -> str:
+    """Names an enum value for JSON: ORDER_STATE_PENDING is `pending`.
+
+    One that a newer backend knows and we do not is `unknown`.
+    """
+    descriptor = enum.values_by_number.get(value)
     return descriptor.name.removeprefix(prefix).lower() if descriptor else "unknown"
 
 
@@ -36,8 +39,8 @@ def user(message: users_pb2.User) -> views.UserView:
         id=message.id,
         email=message.email,
         display_name=message.display_name,
-        role=word(users_pb2.Role, message.role, "ROLE_"),
-        state=word(users_pb2.UserState, message.state, "USER_STATE_"),
+        role=word(users_pb2.Role.DESCRIPTOR, message.role, "ROLE_"),
+        state=word(users_pb2.UserState.DESCRIPTOR, message.state, "USER_STATE_"),
         create_time=_time(message.create_time, present=message.HasField("create_time")),
     )
 
@@ -135,8 +138,8 @@ def order(message: orders_pb2.Order) -> views.OrderView:
         id=message.id,
         order_number=message.order_number,
         user_id=message.user_id,
-        state=word(orders_pb2.OrderState, message.state, "ORDER_STATE_"),
-        refund_state=word(orders_pb2.RefundState, message.refund_state, "REFUND_STATE_"),
+        state=word(orders_pb2.OrderState.DESCRIPTOR, message.state, "ORDER_STATE_"),
+        refund_state=word(orders_pb2.RefundState.DESCRIPTOR, message.refund_state, "REFUND_STATE_"),
         currency=message.currency_code,
         items=[views.OrderItemView(sku=item.sku, quantity=item.quantity) for item in message.items],
         lines=[_line(line) for line in message.lines],
@@ -175,7 +178,7 @@ def saga(message: sagas_pb2.Saga) -> views.SagaView:
         id=message.id,
         kind=message.kind,
         version=message.version,
-        state=word(sagas_pb2.SagaState, message.state, "SAGA_STATE_"),
+        state=word(sagas_pb2.SagaState.DESCRIPTOR, message.state, "SAGA_STATE_"),
         order_id=message.order_id,
         sequence=message.sequence,
         epoch=message.epoch,

@@ -1,10 +1,11 @@
 """The route class: nobody gets in undeclared, and no body gets in that is not strict JSON."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from typing_extensions import override
 
 from gateway.auth import Access
 from gateway.context import Context, Gateway
@@ -47,6 +48,7 @@ class _ParsedRequest(Request):
         self._body = body
         self._parsed = parsed
 
+    @override
     async def json(self) -> dict[str, Any]:
         return self._parsed
 
@@ -64,7 +66,8 @@ class GuardedRoute(APIRoute):
         options["responses"] = {**problem_responses(access), **(options.get("responses") or {})}
         super().__init__(path, endpoint, **options)
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wraps the framework's handler."""
         handle = super().get_route_handler()
         access = self.access
@@ -72,7 +75,9 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             gateway: Gateway = request.app.state.gateway
-            principal = await gateway.authenticator.authenticate(request.headers.getlist("authorization"), access)
+            principal = await gateway.authenticator.authenticate(
+                request.headers.getlist("authorization"), access
+            )
             request.state.context = Context(gateway, request, principal)
             if takes_body:
                 _check_content_type(request)

@@ -1,4 +1,7 @@
-"""JSON as RFC 8259 and I-JSON (RFC 7493) mean it: what Python's parser lets pass is refused here, with the field named."""
+"""JSON as RFC 8259 and I-JSON (RFC 7493) mean it.
+
+What Python's parser lets pass is refused here, with the field named.
+"""
 
 import json
 import math
@@ -56,8 +59,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """Parses a request body that must be one JSON object.
 
     Raises:
-        ProblemError: 400 for text that is not UTF-8, not JSON, not an object, or nested deeper than MAX_DEPTH; for a duplicate
-            key, NaN, Infinity, a number too long for us, a NUL character or half of a surrogate pair, with its field.
+        ProblemError: 400 for text that is not UTF-8, not JSON, not an object, or nested deeper than
+            MAX_DEPTH; for a duplicate key, NaN, Infinity, a number too long for us, a NUL character or half
+            of a surrogate pair, with its field.
     """
     try:
         text = body.decode("utf-8")

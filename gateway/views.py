@@ -43,7 +43,7 @@ class SessionView(View):
     """A login: send the token as `Authorization: Bearer ...`."""
 
     access_token: str
-    token_type: str = "Bearer"
+    token_type: str = "Bearer"  # noqa: S105 - the scheme, no secret
     expire_time: datetime | None
     user: UserView
 
@@ -219,7 +219,10 @@ class FieldErrorView(View):
 
 
 class ProblemView(View):
-    """An error (RFC 9457). `code` is for programs, `detail` for people; quote `request_id` when you report it."""
+    """An error (RFC 9457). `code` is for programs, `detail` for people.
+
+    Quote `request_id` when you report it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", title="Problem")
 

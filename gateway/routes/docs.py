@@ -1,4 +1,7 @@
-"""The API's documentation page. Its scripts are shipped with us: nothing is loaded from anybody else's server."""
+"""The API's documentation page.
+
+Its scripts are shipped with us: nothing is loaded from anybody else's server.
+"""
 
 from importlib.resources import files
 from typing import Final
@@ -8,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from gateway.auth import Access
-from gateway.problems import from_status, ProblemError
+from gateway.problems import ProblemError, from_status
 from gateway.routing import allow, router
 
 ROUTER = router()
@@ -38,7 +41,7 @@ _PAGE: Final = """\
 </html>
 """
 _START: Final = """\
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, persistAuthorization: false});
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true});
 """
 _PAGE_POLICY: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "

@@ -49,8 +49,8 @@ _LOCATION: Final = {"Location": {"description": "Where the order is", "schema": 
 async def place_order(body: NewOrder, context: Ctx) -> Response:
     """Places an order: it either completes or is undone completely.
 
-    `Prefer: wait=N` says how many seconds to wait for the end (0 to 30, default 5); `Prefer: respond-async` is 0. Send the same
-    `Idempotency-Key` again to learn how it went: one key, one order.
+    `Prefer: wait=N` says how many seconds to wait for the end (0 to 30, default 5); `Prefer: respond-async`
+    is 0. Send the same `Idempotency-Key` again to learn how it went: one key, one order.
     """
     wait = preference(context.request.headers.getlist("prefer"))
     request = sagas_pb2.PlaceOrderRequest(
@@ -81,7 +81,7 @@ def _answer(reply: sagas_pb2.PlaceOrderResponse, headers: dict[str, str]) -> Res
         case _PROGRESS.ORDER_PROGRESS_REJECTED:
             raise ProblemError(_rejected(reply, headers))
         case _:
-            state = render.word(_PROGRESS, reply.progress, "ORDER_PROGRESS_")
+            state = render.word(_PROGRESS.DESCRIPTOR, reply.progress, "ORDER_PROGRESS_")
             pending = OrderInProgress(order_id=reply.order_id, state=state)
             return Response(pending.model_dump_json(), 202, headers, "application/json")
 
@@ -122,7 +122,10 @@ async def list_orders(query: Annotated[OrderQuery, Query()], context: Ctx) -> Pa
 @ROUTER.get("/{order_id}", responses=problems({404: "There is no such order, or it is not yours"}))
 @allow(Access.USER)
 async def read_order(order_id: Annotated[UuidText, Path()], context: Ctx) -> OrderView:
-    """Reads an order: one's own, or anybody's for staff. An order that was accepted a moment ago may not be there yet."""
+    """Reads an order: one's own, or anybody's for staff.
+
+    An order that was accepted a moment ago may not be there yet.
+    """
     orders = context.backends.orders
     request = orders_pb2.GetOrderRequest(order_id=order_id)
     reply = await context.call(orders, orders.stub.GetOrder, request)

@@ -51,7 +51,10 @@ async def list_products(query: Annotated[ProductQuery, Query()], context: Ctx) -
 @ROUTER.post("", status_code=201, responses=problems({409: "The SKU is taken"}))
 @allow(Access.ADMIN)
 async def create_product(body: NewProduct, response: Response, context: Ctx) -> ProductView:
-    """Adds a product, with no stock. The SKU is the natural key: the same one again is refused with SKU_TAKEN."""
+    """Adds a product, with no stock.
+
+    The SKU is the natural key: the same one again is refused with SKU_TAKEN.
+    """
     context.idempotency_key()
     inventory = context.backends.inventory
     request = inventory_pb2.CreateProductRequest(

@@ -15,7 +15,10 @@ ROUTER = router("/sessions", tags=["sessions"])
 @ROUTER.post("", status_code=201, responses=problems({401: "The e-mail address or the password is wrong"}))
 @allow(Access.ANYONE)
 async def log_in(body: NewSession, context: Ctx) -> SessionView:
-    """Exchanges e-mail address and password for an access token. Each login makes a new one, so it wants no Idempotency-Key."""
+    """Exchanges e-mail address and password for an access token.
+
+    Each login makes a new one, so it wants no Idempotency-Key.
+    """
     users = context.backends.users
     request = users_pb2.LoginRequest(email=body.email, password=body.password)
     return render.session(await context.call(users, users.stub.Login, request))

@@ -23,7 +23,10 @@ ROUTER = router("/users", tags=["users"])
 @ROUTER.post("", status_code=201, responses=problems({409: "The e-mail address has an account already"}))
 @allow(Access.ANYONE)
 async def register(body: NewUser, response: Response, context: Ctx) -> UserView:
-    """Registers a customer. The e-mail address is the natural key: the same one again is refused with EMAIL_TAKEN."""
+    """Registers a customer.
+
+    The e-mail address is the natural key: the same one again is refused with EMAIL_TAKEN.
+    """
     context.idempotency_key()
     users = context.backends.users
     request = users_pb2.RegisterRequest(
@@ -94,7 +97,9 @@ async def list_my_payment_methods(context: Ctx) -> Page[PaymentMethodView]:
     responses=problems({409: "The provider does not know the token, or there are too many methods"}),
 )
 @allow(Access.USER)
-async def add_my_payment_method(body: NewPaymentMethod, response: Response, context: Ctx) -> PaymentMethodView:
+async def add_my_payment_method(
+    body: NewPaymentMethod, response: Response, context: Ctx
+) -> PaymentMethodView:
     """Adds a payment method: a token of the payment provider, never a card number."""
     payments = context.backends.payments
     request = payments_pb2.AddPaymentMethodRequest(

@@ -24,7 +24,9 @@ def test_a_preference_is_read(values: list[str], expected: Preference) -> None:
     assert preference(values) == expected
 
 
-@pytest.mark.parametrize("value", ["wait", "wait=", "wait=-1", "wait=31", "wait=1.5", "wait=x", "wait=9" * 300, 'wait="1'])
+@pytest.mark.parametrize(
+    "value", ["wait", "wait=", "wait=-1", "wait=31", "wait=1.5", "wait=x", "wait=9" * 300, 'wait="1']
+)
 def test_a_malformed_wait_is_refused_by_name(value: str) -> None:
     with pytest.raises(ProblemError) as caught:
         preference([value])
