@@ -2,9 +2,8 @@
 
 from uuid import UUID
 
-from sagacity.users.v1 import events_pb2
-
 from chassis.outbox import Event
+from sagacity.users.v1 import events_pb2
 from services.users.domain import User
 
 TOPIC = "sagacity.users.v1"

@@ -6,14 +6,14 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import grpc.aio
-from chassis.grpc_server import Allow
 from google.protobuf.timestamp_pb2 import Timestamp
-from sagacity.common.v1 import money_pb2, postal_address_pb2
-from sagacity.users.v1 import users_pb2, users_pb2_grpc
 from typing_extensions import override
 
 from chassis.errors import Fault, FaultKind
+from chassis.grpc_server import Allow
 from chassis.identity import current_caller
+from sagacity.common.v1 import money_pb2, postal_address_pb2
+from sagacity.users.v1 import users_pb2, users_pb2_grpc
 from services.users.app import Users
 from services.users.domain import (
     AddressNotFoundError,

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from uuid import UUID
 
-from sagacity.orders.v1 import events_pb2
-
 from chassis.consumer import Handler, ReceivedEvent
 from chassis.postgres import Transaction
+from sagacity.orders.v1 import events_pb2
 from services.users.app import record_order_fact
 from services.users.domain import Money, StatisticsChange
 

@@ -6,10 +6,11 @@ from uuid import UUID
 
 import pytest
 from joserfc.jwk import OKPKey
-from sagacity.users.v1 import events_pb2
+from typing_extensions import override
 
 from chassis.ids import new_id
 from chassis.postgres import Database, Row, statement
+from sagacity.users.v1 import events_pb2
 from services.users.app import Users, record_order_fact
 from services.users.credentials import AccessTokens, Passwords
 from services.users.domain import (
@@ -148,6 +149,7 @@ async def test_an_unknown_email_is_a_bad_credential_after_the_same_work(app: Use
     checked: list[str | None] = []
 
     class NotedPasswords(Passwords):
+        @override
         async def verify(self, password_hash: str | None, password: str) -> bool:
             checked.append(password_hash)
             return await super().verify(password_hash, password)

@@ -4,13 +4,13 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
-from sagacity.common.v1.money_pb2 import Money as MoneyMessage
-from sagacity.orders.v1 import events_pb2
 
 from chassis.cloud_events import ReceivedEvent
 from chassis.ids import new_id
 from chassis.inbox import Inbox
 from chassis.postgres import Database
+from sagacity.common.v1.money_pb2 import Money as MoneyMessage
+from sagacity.orders.v1 import events_pb2
 from services.users import store
 from services.users.domain import CustomerStatistics, Money
 from services.users.subscriber import CONSUMER_GROUP, HANDLERS, TOPIC
