@@ -35,7 +35,8 @@ async def run(suite: Suite, console: Console) -> None:
     def on_signal() -> None:
         if asked_to_end.is_set():
             console.print("killed", style="bold red")
-            # The children die with this process: the kernel sees to it.
+            suite.kill_everything()
+            # Without any clean-up that could wait for what has just been killed.
             os._exit(KILLED_BY_CTRL_C)
         asked_to_end.set()
 
@@ -102,12 +103,15 @@ def main(
     def report(step: str) -> None:
         console.print(f"· {step}", style="dim", highlight=False, markup=False)
 
+    failure: BaseException | None = None
     try:
         suite = Suite(data_dir, ports=ports, kafka=kafka, log_format=log_format, report=report)
         asyncio.run(run(suite, console))
     except* LocalDeployError as group:
-        sys.stderr.write(f"sagacity: {_first(group)}\n")
-        raise SystemExit(1) from None
+        failure = _first(group)
+    if failure is not None:
+        sys.stderr.write(f"sagacity: {failure}\n")
+        raise SystemExit(1)
 
 
 def _first(group: BaseExceptionGroup[LocalDeployError]) -> BaseException:

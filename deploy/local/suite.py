@@ -157,8 +157,9 @@ class Suite:
             [name for name in names if self._programs[name].module.startswith("services.")],
         ]
         for together in order:
-            ended = await asyncio.gather(*(self._processes[name].stop(DRAIN_SECONDS) for name in together))
-            for name, by_itself in zip(together, ended, strict=True):
+            running = [name for name in together if self._processes[name].pid is not None]
+            ended = await asyncio.gather(*(self._processes[name].stop(DRAIN_SECONDS) for name in running))
+            for name, by_itself in zip(running, ended, strict=True):
                 self._report(f"{name} has stopped" if by_itself else f"{name} did not stop and was killed")
         await asyncio.to_thread(self.broker.stop)
         await asyncio.to_thread(self.postgres.stop)
@@ -166,12 +167,19 @@ class Suite:
         self._leave_folder()
 
     async def abort(self) -> None:
-        """End everything at once, without draining."""
+        """End everything at once, without draining; only PostgreSQL shuts down in an orderly way."""
         for process in self._processes.values():
             process.kill()
         self.broker.kill()
-        # In order even now: an immediate shutdown would only make the next start slower.
         await asyncio.to_thread(self.postgres.stop)
+        self._leave_folder()
+
+    def kill_everything(self) -> None:
+        """End everything at once, PostgreSQL too, which recovers at the next start."""
+        for process in self._processes.values():
+            process.kill()
+        self.broker.kill()
+        self.postgres.kill()
         self._leave_folder()
 
     async def first_death(self) -> str:
