@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import grpc
@@ -36,7 +36,7 @@ REQUEST_ID_KEY: Final = "x-request-id"
 SPEAKS_FOR_USERS: Final = frozenset({"gateway"})
 
 Translate = Callable[[Exception], Fault | None]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 log = structlog.get_logger(__name__)
 
@@ -74,8 +74,7 @@ class Server:
         return port
 
     async def stop(self) -> None:
-        """Report NOT_SERVING, refuse new calls, let those under way end, and then what runs on without its
-        caller."""
+        """Report NOT_SERVING, refuse new calls, let those under way end, also those whose caller left."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(DRAIN_GRACE_SECONDS)
         await self._gate.drain(DRAIN_GRACE_SECONDS)
@@ -200,7 +199,7 @@ class _Gate(grpc.aio.ServerInterceptor):
         gRPC cancels a handler at the client's deadline, wherever it is; a use case cut between its two
         transactions would be half-done until the next call.
         """
-        handled: Awaitable[Any] = handler.unary_unary(request, context)  # type: ignore[misc, assignment]
+        handled: Awaitable[Any] = handler.unary_unary(request, context)  # type: ignore[misc, arg-type]
         task = asyncio.create_task(_bounded(handled))
         self._running.add(task)
         task.add_done_callback(self._done)

@@ -1,0 +1,65 @@
+"""The orchestrator's process: wiring, in a straight line."""
+
+from __future__ import annotations
+
+from chassis.grpc_client import Connection
+from chassis.grpc_server import build_server
+from chassis.identity import ServiceIdentity, Verifier
+from chassis.ids import new_id
+from chassis.lifecycle import Lifecycle, main
+from chassis.postgres import Database
+from chassis.telemetry import configure_logging, serve_metrics
+from orchestrator.clients import GrpcParticipants
+from orchestrator.config import OrchestratorSettings
+from orchestrator.executor import Definitions, Executor
+from orchestrator.journal import Journal
+from orchestrator.leases import Leases
+from orchestrator.rpc import ORDER_SAGAS_POLICIES, SAGA_OPERATOR_POLICIES, OrderSagas, SagaOperator
+from orchestrator.sagas.place_order import PLACE_ORDER
+from sagacity.sagas.v1 import sagas_pb2_grpc
+
+PARTICIPANTS = ("users", "inventory", "payments", "orders")
+MAX_CONNECTIONS = 6
+
+
+async def program(life: Lifecycle) -> None:
+    """Serve, and drive the sagas of this replica, until the process is told to stop."""
+    settings = OrchestratorSettings.read()
+    configure_logging("orchestrator", settings.log_format)
+    identity = ServiceIdentity.read("orchestrator", settings.required("identity_key_file"))
+    verifier = Verifier.read(settings.required("identity_keys_file"))
+    database = await Database.open(
+        settings.required("database_dsn"), application_name="orchestrator", max_size=MAX_CONNECTIONS
+    )
+    life.on_stop(database.close)
+    await database.ping()
+
+    connections = {name: Connection(getattr(settings, f"{name}_address"), identity) for name in PARTICIPANTS}
+    for connection in connections.values():
+        life.on_stop(connection.close)
+
+    replica = str(new_id())
+    journal = Journal(database, replica)
+    executor = Executor(
+        journal, GrpcParticipants(connections), Definitions({("place_order", 1): PLACE_ORDER})
+    )
+    leases = Leases(database, executor, replica, lease_seconds=settings.lease_seconds)
+    await leases.renew()
+    life.start(journal.run(), name="journal")
+    life.start(executor.run(), name="executor")
+    life.start(leases.run(), name="leases")
+    life.on_stop(leases.hand_over)
+
+    server = build_server(
+        domain="sagacity.sagas", policies=ORDER_SAGAS_POLICIES | SAGA_OPERATOR_POLICIES, verifier=verifier
+    )
+    sagas_pb2_grpc.add_OrderSagasServicer_to_server(OrderSagas(executor, replica, new_id), server.server)
+    sagas_pb2_grpc.add_SagaOperatorServicer_to_server(SagaOperator(database), server.server)
+    await server.start(settings.listen)
+    life.on_stop(server.stop)
+    life.on_stop(executor.stop)
+    await serve_metrics(settings.metrics_listen)
+
+
+if __name__ == "__main__":
+    main(program)

@@ -1,0 +1,87 @@
+"""Natural group commit: a batch is what came while the last was written; nothing sleeps to fill one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+MAX_BATCH = 256
+MAX_QUEUE = 10_000
+
+
+class QueueFullError(Exception):
+    """More waits to be written than the bound MAX_QUEUE allows."""
+
+
+class Batcher(Generic[Item, Answer]):
+    """Collects what many callers say at the same moment and writes it with one call.
+
+    `write` takes a batch and returns one answer per item, in order. Where it raises, every item of the batch
+    is written again on its own, so that a bad neighbour harms nobody, and only the item that fails alone
+    raises at its caller.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]) -> None:
+        self._write = write
+        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._filled = asyncio.Event()
+        self.batches = 0
+        self.items = 0
+
+    async def submit(self, item: Item) -> Answer:
+        """Hand an item over and wait for its answer; raises what writing it raised, or QueueFullError."""
+        if len(self._queue) >= MAX_QUEUE:
+            raise QueueFullError
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        self._filled.set()
+        return await future
+
+    async def run(self) -> None:
+        """Write batches until cancelled; whoever waits then is cancelled too."""
+        try:
+            while True:
+                await self._filled.wait()
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+                if not self._queue:
+                    self._filled.clear()
+                await self._flush(batch)
+        finally:
+            for _, future in self._queue:
+                future.cancel()
+
+    async def _flush(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        self.batches += 1
+        self.items += len(batch)
+        try:
+            answers = await self._write([item for item, _ in batch])
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception:  # noqa: BLE001 - it must not reach the neighbours of the item that caused it
+            await self._one_by_one(batch)
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+    async def _one_by_one(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        for item, future in batch:
+            try:
+                (answer,) = await self._write([item])
+            except asyncio.CancelledError:
+                for _, waiting in batch:
+                    waiting.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 - it is raised at the caller whose item it is
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(answer)

@@ -1,0 +1,22 @@
+"""The orchestrator's settings."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from chassis.config import ProcessSettings
+
+
+class OrchestratorSettings(ProcessSettings):
+    """Beside the common settings: how long a replica's lease lasts."""
+
+    process: ClassVar[str] = "orchestrator"
+
+    lease_seconds: float = Field(
+        default=5.0,
+        ge=0.5,
+        le=60,
+        description="A replica that did not renew for so long loses its sagas to the others.",
+    )

@@ -1,0 +1,1 @@
+"""One file a saga: parameters, step functions, answer, definition."""
