@@ -1,0 +1,72 @@
+"""One table from this context's errors to the Faults that callers see, also those that the barrier remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from chassis.errors import Fault, FaultKind
+from services.payments.domain import (
+    MAX_PAYMENT_METHODS,
+    OutcomeUnknownError,
+    PaymentExistsError,
+    PaymentMethodNotFoundError,
+    PaymentNotFoundError,
+    PaymentReversingError,
+    PaymentsError,
+    RequestIdReusedError,
+    TokenUnknownError,
+    TooManyPaymentMethodsError,
+)
+
+RETRY_AFTER = timedelta(seconds=1)
+# Faults of these kinds are over soon.
+_PASSING = frozenset({FaultKind.UNAVAILABLE, FaultKind.ABORTED})
+
+FAULTS: Mapping[type[PaymentsError], tuple[FaultKind, str, str]] = {
+    PaymentNotFoundError: (FaultKind.NOT_FOUND, "PAYMENT_NOT_FOUND", "there is no such payment"),
+    PaymentExistsError: (
+        FaultKind.ALREADY_EXISTS,
+        "PAYMENT_EXISTS",
+        "the payment belongs to another step",
+    ),
+    PaymentReversingError: (FaultKind.ABORTED, "PAYMENT_REVERSING", "the payment is being undone"),
+    PaymentMethodNotFoundError: (
+        FaultKind.NOT_FOUND,
+        "PAYMENT_METHOD_NOT_FOUND",
+        "the user has no such payment method",
+    ),
+    TooManyPaymentMethodsError: (
+        FaultKind.FAILED_PRECONDITION,
+        "TOO_MANY_PAYMENT_METHODS",
+        f"a user has at most {MAX_PAYMENT_METHODS} payment methods",
+    ),
+    TokenUnknownError: (
+        FaultKind.FAILED_PRECONDITION,
+        "TOKEN_UNKNOWN",
+        "the provider does not know the token",
+    ),
+    RequestIdReusedError: (
+        FaultKind.FAILED_PRECONDITION,
+        "REQUEST_ID_REUSED",
+        "the request id came before, with another request",
+    ),
+    OutcomeUnknownError: (
+        FaultKind.UNAVAILABLE,
+        "PROVIDER_OUTCOME_UNKNOWN",
+        "the payment provider did not say what happened; call again with the same bytes",
+    ),
+}
+
+
+def as_fault(error: Exception) -> Fault | None:
+    """Returns the Fault for an error of this context; None for any other."""
+    if not isinstance(error, PaymentsError):
+        return None
+    kind, reason, message = FAULTS[type(error)]
+    return Fault(kind, reason, message, retry_after=RETRY_AFTER if kind in _PASSING else None)
+
+
+def declined(reason: str) -> Fault:
+    """Returns the refusal of a charge that the provider declined for `reason`, an UPPER_SNAKE code."""
+    return Fault(FaultKind.FAILED_PRECONDITION, reason, "the payment provider declined the charge")

@@ -1,0 +1,77 @@
+"""Domain facts as the events that are published."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.message import Message
+
+from chassis.ids import NewId
+from chassis.outbox import Event
+from sagacity.common.v1.money_pb2 import Money
+from sagacity.payments.v1 import events_pb2
+from services.payments.domain import Payment, PaymentState
+
+TOPIC: Final = "sagacity.payments.v1"
+AGGREGATE: Final = "payment"
+
+
+def published(payment: Payment, *, captured_before: bool, new_id: NewId, now: datetime) -> tuple[Event, ...]:
+    """Returns the events that tell how a payment came to its present state, oldest first.
+
+    A payment that was captured without our knowing, and reversed, was charged first: consumers that add up what
+    they are told come to 0. A mere authorisation charges nobody and has no event.
+
+    Args:
+        payment: As it is now.
+        captured_before: Whether its capture was published already.
+        new_id: Makes the events' ids.
+        now: When it came to its state, UTC.
+    """
+    facts: list[Message] = []
+    if payment.captured_minor > 0 and not captured_before:
+        facts.append(_charged(payment))
+    if payment.state is PaymentState.REFUNDED:
+        facts.append(_refunded(payment))
+    elif payment.state is PaymentState.VOIDED:
+        facts.append(events_pb2.PaymentVoided(payment_id=str(payment.id), order_id=str(payment.order_id)))
+    elif payment.state is PaymentState.DECLINED:
+        facts.append(_declined(payment))
+    return tuple(
+        Event(
+            new_id(),
+            AGGREGATE,
+            str(payment.id),
+            fact.DESCRIPTOR.full_name,
+            fact.SerializeToString(deterministic=True),
+            now,
+        )
+        for fact in facts
+    )
+
+
+def _charged(payment: Payment) -> Message:
+    return events_pb2.PaymentCharged(
+        payment_id=str(payment.id),
+        order_id=str(payment.order_id),
+        user_id=str(payment.user_id),
+        amount=Money(currency_code=payment.currency_code, minor_units=payment.captured_minor),
+    )
+
+
+def _refunded(payment: Payment) -> Message:
+    return events_pb2.PaymentRefunded(
+        payment_id=str(payment.id),
+        order_id=str(payment.order_id),
+        amount=Money(currency_code=payment.currency_code, minor_units=payment.refunded_minor),
+    )
+
+
+def _declined(payment: Payment) -> Message:
+    return events_pb2.PaymentDeclined(
+        payment_id=str(payment.id),
+        order_id=str(payment.order_id),
+        user_id=str(payment.user_id),
+        reason=payment.decline_reason,
+    )

@@ -1,0 +1,63 @@
+"""What must always hold for money (P1, I8, I9, I10): each query finds only what breaks it.
+
+The two ledgers are read one after the other, by their own connections; so look while nothing is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chassis.postgres import Database, Row, statement
+
+_ENTRY = "operation_key, payment_id, kind, amount_minor, currency_code"
+_OURS = statement("our_ledger", f"SELECT {_ENTRY} FROM ledger_entry")  # noqa: S608 - constants of this module
+_THEIRS = statement("provider_ledger", f"SELECT {_ENTRY} FROM provider_simulation.ledger")  # noqa: S608
+_BROKEN = statement(
+    "broken_payments",
+    """
+    WITH sums AS (
+        SELECT payment.id, state, amount_minor AS asked, authorized_minor, captured_minor, refunded_minor,
+            (SELECT jsonb_object_agg(kind, total) FROM (
+                SELECT kind, sum(entry.amount_minor) AS total FROM ledger_entry AS entry
+                WHERE entry.payment_id = payment.id GROUP BY kind) AS per_kind) AS ledger
+        FROM payment
+    ), read AS (
+        SELECT *, coalesce((ledger ->> 'AUTHORIZATION')::bigint, 0) AS authorized,
+            coalesce((ledger ->> 'CAPTURE')::bigint, 0) AS captured,
+            coalesce((ledger ->> 'VOID')::bigint, 0) AS voided,
+            coalesce((ledger ->> 'REFUND')::bigint, 0) AS refunded
+        FROM sums
+    )
+    SELECT 'I8' AS invariant, id::text AS subject FROM read
+        WHERE refunded < 0 OR refunded > captured OR captured > authorized OR captured > asked
+    UNION ALL SELECT 'LEDGER_TOTALS', id::text FROM read
+        WHERE (authorized, captured, refunded) <> (authorized_minor, captured_minor, refunded_minor)
+    UNION ALL SELECT 'P1', id::text FROM read
+        WHERE state IN ('REFUNDED', 'VOIDED', 'DECLINED') AND authorized - voided - refunded <> 0
+    UNION ALL SELECT 'I10', operation_key FROM ledger_entry GROUP BY operation_key HAVING count(*) > 1
+    UNION ALL SELECT 'I16', payment_id::text FROM ledger_entry AS entry
+        WHERE kind = 'CAPTURE' AND NOT EXISTS (SELECT FROM payment WHERE id = entry.payment_id)
+    """,
+)
+
+
+async def broken_invariants(ours: Database, theirs: Database) -> list[tuple[str, str]]:
+    """Returns (invariant, what breaks it) for all that is wrong; nothing, when all is well.
+
+    Args:
+        ours: The payments database.
+        theirs: The provider's ledger, by its own connections.
+    """
+    broken = [(row["invariant"], row["subject"]) for row in await ours.fetch(_BROKEN, {})]
+    our_entries = _by_key(await ours.fetch(_OURS, {}))
+    their_entries = _by_key(await theirs.fetch(_THEIRS, {}))
+    differing = sorted(
+        key
+        for key in our_entries.keys() | their_entries.keys()
+        if our_entries.get(key) != their_entries.get(key)
+    )
+    return broken + [("I9", key) for key in differing]
+
+
+def _by_key(rows: list[Row]) -> Mapping[str, Row]:
+    return {row["operation_key"]: row for row in rows}

@@ -1,0 +1,247 @@
+"""The named statements of this context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from chassis.barrier import SagaCall
+from chassis.outbox import Event, bucket_of
+from chassis.postgres import Row, Statement, statement
+from services.payments.domain import (
+    Amounts,
+    CaptureMode,
+    LedgerEntry,
+    LedgerKind,
+    Movement,
+    Payment,
+    PaymentMethod,
+    PaymentState,
+)
+
+PAYMENT_COLUMNS = """id, order_id, user_id, state, capture_mode, currency_code, amount_minor, captured_minor,
+    refunded_minor, decline_reason, create_time, update_time"""
+METHOD_COLUMNS = "id, user_id, provider, brand, last4, create_time"
+
+# charge and reverse
+
+# The barrier row comes first, so that of two calls with one payment id a duplicate is always told from another
+# step's call by the constraint that it violates.
+BEGIN_CHARGE = statement(
+    "begin_charge",
+    """
+    WITH method AS (
+        SELECT provider, provider_token FROM payment_method
+        WHERE id = %(payment_method_id)s AND user_id = %(user_id)s AND remove_time IS NULL
+    ), remembered AS (
+        INSERT INTO barrier (saga_id, step, outcome, request_hash, reply)
+        SELECT %(saga_id)s, %(step)s, CASE WHEN found THEN 'IN_PROGRESS' ELSE 'REFUSED' END,
+            %(request_hash)s, CASE WHEN found THEN NULL ELSE %(refusal)s::jsonb END
+        FROM (SELECT EXISTS (SELECT FROM method) AS found) AS decided
+        RETURNING outcome, reply
+    ), begun AS (
+        INSERT INTO payment (id, order_id, user_id, payment_method_id, provider, provider_token, capture_mode,
+            state, currency_code, amount_minor, create_time, update_time)
+        SELECT %(payment_id)s, %(order_id)s, %(user_id)s, %(payment_method_id)s, provider, provider_token,
+            %(capture_mode)s, 'IN_PROGRESS', %(currency_code)s, %(amount_minor)s, %(now)s, %(now)s
+        FROM remembered, method
+    )
+    SELECT outcome, reply, provider_token FROM remembered LEFT JOIN method ON true
+    """,
+)
+
+# The second half of a charge and of a reversal. A movement that the ledger holds already stays as it is; what
+# the barrier answered once stays too, and the outcome of a do that was cut off is the given one.
+SETTLE_PAYMENT = statement(
+    "settle_payment",
+    """
+    WITH changed AS (
+        UPDATE payment SET state = %(state)s, authorized_minor = %(authorized_minor)s,
+            captured_minor = %(captured_minor)s, refunded_minor = %(refunded_minor)s,
+            decline_reason = %(decline_reason)s, update_time = %(now)s,
+            sequence = sequence + cardinality(%(event_ids)s::uuid[])
+        WHERE id = %(payment_id)s AND state = ANY(%(sources)s::text[])
+        RETURNING id, currency_code, sequence
+    ), entries AS (
+        INSERT INTO ledger_entry (operation_key, payment_id, kind, amount_minor, currency_code, create_time)
+        SELECT entry.operation_key, id, entry.kind, entry.minor, currency_code, %(now)s
+        FROM changed, unnest(%(operation_keys)s::text[], %(kinds)s::text[], %(minors)s::bigint[])
+            WITH ORDINALITY AS entry (operation_key, kind, minor, place)
+        ORDER BY entry.place
+        ON CONFLICT (operation_key) DO NOTHING
+    ), events AS (
+        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
+        SELECT event.id, %(aggregate_type)s, changed.id::text, event.type, event.payload,
+            changed.sequence - cardinality(%(event_ids)s::uuid[]) + event.place, %(bucket)s, %(now)s
+        FROM changed, unnest(%(event_ids)s::uuid[], %(event_types)s::text[], %(event_payloads)s::bytea[])
+            WITH ORDINALITY AS event (id, type, payload, place)
+        ORDER BY event.place
+    ), remembered AS (
+        UPDATE barrier SET outcome = CASE WHEN outcome = 'IN_PROGRESS' THEN %(outcome)s ELSE outcome END,
+            reply = coalesce(reply, %(reply)s::jsonb), undo_reply = coalesce(undo_reply, %(undo_reply)s::jsonb)
+        FROM changed
+        WHERE saga_id = %(saga_id)s AND step = %(step)s
+    )
+    SELECT id FROM changed
+    """,
+)
+MARK_UNKNOWN = statement(
+    "mark_payment_unknown",
+    """
+    UPDATE payment SET state = 'UNKNOWN', update_time = %(now)s
+    WHERE id = %(payment_id)s AND state = 'IN_PROGRESS'
+    """,
+)
+CLAIM_UNDO = statement(
+    "claim_reversal",
+    """
+    INSERT INTO barrier (saga_id, step, outcome, undo_reply)
+    SELECT %(saga_id)s, %(step)s, 'TOMBSTONE', %(undo_reply)s::jsonb
+    WHERE NOT EXISTS (SELECT FROM payment WHERE id = %(payment_id)s)
+    ON CONFLICT DO NOTHING
+    RETURNING outcome
+    """,
+)
+LOCK_BARRIER = statement(
+    "lock_barrier_of_payment",
+    "SELECT outcome, undo_reply FROM barrier WHERE saga_id = %(saga_id)s AND step = %(step)s FOR UPDATE",
+)
+STORE_UNDO_REPLY = statement(
+    "store_undo_reply",
+    "UPDATE barrier SET undo_reply = %(undo_reply)s WHERE saga_id = %(saga_id)s AND step = %(step)s",
+)
+_WITH_MONEY = f"SELECT {PAYMENT_COLUMNS}, authorized_minor, provider_token FROM payment"  # noqa: S608
+READ_PAYMENT = statement("read_payment", f"{_WITH_MONEY} WHERE id = %(payment_id)s")
+LOCK_PAYMENT = statement("lock_payment", f"{_WITH_MONEY} WHERE id = %(payment_id)s FOR UPDATE")
+BEGIN_REVERSAL = statement(
+    "begin_reversal",
+    """
+    UPDATE payment SET state = 'REVERSING', update_time = %(now)s
+    WHERE id = %(payment_id)s AND state = ANY(%(sources)s::text[])
+    """,
+)
+
+# lists
+
+FIRST_PAGE = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+def _list_payments(*conditions: str) -> Statement:
+    chosen = " AND ".join(("(create_time, id) < (%(before_time)s, %(before_id)s)", *conditions))
+    return statement(
+        "list_payments",
+        f"SELECT {PAYMENT_COLUMNS} FROM payment WHERE {chosen}"  # noqa: S608 - constants of this module
+        " ORDER BY create_time DESC, id DESC LIMIT %(limit)s",
+    )
+
+
+_OF_ORDER, _OF_USER = "order_id = %(order_id)s", "user_id = %(user_id)s"
+# One statement per filter, so that each has the plan that suits it. Keys: by order, by user.
+LIST_PAYMENTS: Mapping[tuple[bool, bool], Statement] = {
+    (False, False): _list_payments(),
+    (True, False): _list_payments(_OF_ORDER),
+    (False, True): _list_payments(_OF_USER),
+    (True, True): _list_payments(_OF_ORDER, _OF_USER),
+}
+LIST_LEDGER = statement(
+    "list_ledger_entries",
+    """
+    SELECT operation_key, payment_id, kind, amount_minor, currency_code, create_time
+    FROM ledger_entry WHERE payment_id = %(payment_id)s ORDER BY position
+    """,
+)
+
+# payment methods
+
+LOCK_USER = statement(
+    "lock_payment_methods_of_user",
+    "SELECT pg_advisory_xact_lock(hashtextextended('payment_method ' || %(user_id)s::uuid::text, 0))",
+)
+METHOD_OF_REQUEST = statement(
+    "payment_method_of_request",
+    f"""
+    SELECT {METHOD_COLUMNS}, provider_token FROM payment_method
+    WHERE user_id = %(user_id)s AND request_id = %(request_id)s
+    """,  # noqa: S608 - constants of this module
+)
+COUNT_METHODS = statement(
+    "count_payment_methods",
+    "SELECT count(*) AS count FROM payment_method WHERE user_id = %(user_id)s AND remove_time IS NULL",
+)
+INSERT_METHOD = statement(
+    "insert_payment_method",
+    """
+    INSERT INTO payment_method (id, user_id, request_id, provider, provider_token, brand, last4, create_time)
+    VALUES (%(id)s, %(user_id)s, %(request_id)s, %(provider)s, %(provider_token)s, %(brand)s, %(last4)s,
+        %(create_time)s)
+    """,
+)
+LIST_METHODS = statement(
+    "list_payment_methods",
+    f"""
+    SELECT {METHOD_COLUMNS} FROM payment_method WHERE user_id = %(user_id)s AND remove_time IS NULL
+    ORDER BY create_time, id
+    """,  # noqa: S608 - constants of this module
+)
+REMOVE_METHOD = statement(
+    "remove_payment_method",
+    """
+    UPDATE payment_method SET remove_time = %(now)s
+    WHERE id = %(payment_method_id)s AND user_id = %(user_id)s AND remove_time IS NULL
+    RETURNING id
+    """,
+)
+
+# rows
+
+
+def payment_of(row: Row) -> Payment:
+    """Returns the payment of a row that has PAYMENT_COLUMNS."""
+    values = {name: row[name] for name in Payment.__slots__}
+    state, mode = PaymentState(row["state"]), CaptureMode(row["capture_mode"])
+    return Payment(**values | {"state": state, "capture_mode": mode})
+
+
+def method_of(row: Row) -> PaymentMethod:
+    """Returns the payment method of a row that has METHOD_COLUMNS."""
+    return PaymentMethod(**{name: row[name] for name in PaymentMethod.__slots__})
+
+
+def entry_of(row: Row) -> LedgerEntry:
+    """Returns the ledger entry of a row of LIST_LEDGER."""
+    return LedgerEntry(**row | {"kind": LedgerKind(row["kind"])})
+
+
+def key(call: SagaCall) -> Row:
+    """Returns the parameters that name a barrier row."""
+    return {"saga_id": call.saga_id, "step": call.step}
+
+
+def settlement(
+    payment: Payment,
+    amounts: Amounts,
+    *,
+    sources: Sequence[PaymentState],
+    entries: Sequence[Movement],
+    events: Sequence[Event],
+) -> Row:
+    """Returns the parameters of SETTLE_PAYMENT that tell what became of a payment; `payment` is as it will be."""
+    return {
+        "payment_id": payment.id,
+        "state": payment.state.value,
+        "authorized_minor": amounts.authorized_minor,
+        "captured_minor": amounts.captured_minor,
+        "refunded_minor": amounts.refunded_minor,
+        "decline_reason": payment.decline_reason,
+        "now": payment.update_time,
+        "sources": [state.value for state in sources],
+        "operation_keys": [entry.operation_key for entry in entries],
+        "kinds": [entry.kind.value for entry in entries],
+        "minors": [entry.amount_minor for entry in entries],
+        "aggregate_type": events[0].aggregate_type if events else "",
+        "bucket": bucket_of(str(payment.id)),
+        "event_ids": [event.id for event in events],
+        "event_types": [event.type for event in events],
+        "event_payloads": [event.payload for event in events],
+    }
