@@ -102,6 +102,10 @@ class CurrencyMismatchError(OrdersError):
     """Amounts of different currencies meet."""
 
 
+class CurrencyUnknownError(OrdersError):
+    """ISO 4217 has no such currency, or it has no minor unit."""
+
+
 class AmountTooLargeError(OrdersError):
     """An amount is larger than any order's may be."""
 

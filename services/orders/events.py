@@ -9,10 +9,10 @@ from datetime import datetime
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sagacity.common.v1 import money_pb2
-from sagacity.orders.v1 import events_pb2
 
 from chassis.outbox import Event
+from sagacity.common.v1 import money_pb2
+from sagacity.orders.v1 import events_pb2
 from services.orders.domain import Money
 
 TOPIC = "sagacity.orders.v1"

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.errors import UniqueViolation
 
-from chassis.barrier import Json, SagaCall
+from chassis.barrier import Json, SagaCall, is_duplicate
 from chassis.outbox import Event, bucket_of
 from chassis.postgres import Database, Row, Transaction, statement
 from services.orders.domain import (
@@ -65,8 +65,10 @@ _CREATE = statement(
     SELECT outcome, reply FROM settled
     """,  # noqa: S608 - constants of this module
 )
-# The order is locked before anything is decided, so that the decision is about its newest version.
-# What refuses first is stored: no such order, its state, the request itself, then what it does not share with the order.
+# The order is locked before anything is decided, so that the decision is about its newest version. The first
+# refusal is stored: no such order, its state, the request itself, what the request and the order do not share.
+# Effects join the decision and never ask for it in a sub-select, which PostgreSQL would run again for a row
+# that changed after the snapshot.
 _CONFIRM = statement(
     "confirm_order",
     f"""
@@ -148,21 +150,22 @@ _REJECT = statement(
 )
 
 
-async def create_order(database: Database, call: SagaCall, order: Order, placed: Event) -> Row:
+async def create_order(database: Database, call: SagaCall, order: Order, placed: Event) -> Row | None:
     """Stores a PENDING order with everything that belongs to it.
 
     Returns:
-        Outcome and reply of the barrier row.
+        Outcome and reply of the barrier row; None where this call has one already.
 
     Raises:
         OrderExistsError: there is an order of this id, and this call did not make it.
         OrderNumberTakenError: another order has this number.
-        UniqueViolation: of barrier_pkey: the call came before.
     """
     params = new_order(order, call.saga_id) | _barrier(call) | _outbox(placed)
     try:
         return (await database.fetch(_CREATE, params))[0]
     except UniqueViolation as error:
+        if is_duplicate(error):
+            return None
         if error.diag.constraint_name == "orders_pkey":
             raise OrderExistsError from error
         if error.diag.constraint_name == "orders_order_number_key":
@@ -180,7 +183,7 @@ async def confirm_order(
     sale: Sale,
     refusals: Mapping[str, Json | None],
     confirmed: Event,
-) -> Row:
+) -> Row | None:
     """Makes a PENDING order CONFIRMED, or stores why not, with everything that belongs to it.
 
     Args:
@@ -196,10 +199,7 @@ async def confirm_order(
         confirmed: the event.
 
     Returns:
-        Outcome and reply of the barrier row.
-
-    Raises:
-        UniqueViolation: of barrier_pkey: the call came before.
+        Outcome and reply of the barrier row; None where this call has one already.
     """
     params: Row = {
         "id": order_id,
@@ -210,7 +210,12 @@ async def confirm_order(
         "now": confirmed.occurred_at,
     }
     params |= sale_columns(sale) | _barrier(call) | _outbox(confirmed) | dict(refusals)
-    return (await database.fetch(_CONFIRM, params))[0]
+    try:
+        return (await database.fetch(_CONFIRM, params))[0]
+    except UniqueViolation as error:
+        if is_duplicate(error):
+            return None
+        raise
 
 
 async def insert_order(tx: Transaction, order: Order, saga_id: UUID) -> int:
