@@ -168,7 +168,6 @@ class Database:
             max_size=max_size,
             open=False,
             configure=_configure,
-            check=_check,
             timeout=POOL_WAIT_SECONDS,
             max_waiting=POOL_MAX_WAITING,
             reconnect_timeout=POOL_RECONNECT_SECONDS,
@@ -189,7 +188,7 @@ class Database:
         """
 
         async def once() -> list[Row]:
-            async with self._pool.connection() as connection:
+            async with self._connection() as connection:
                 return await _fetch(connection, s, params)
 
         return await _retried(once)
@@ -230,8 +229,23 @@ class Database:
         await self.fetch(_PING, {})
 
     @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[DictRow]]:
+        connection = await self._pool.getconn()
+        # Not by the pool's own `check`, which sleeps between one dead connection and the next.
+        for _ in range(self._pool.max_size):
+            if not _was_cut(connection):
+                break
+            await connection.close()
+            await self._pool.putconn(connection)
+            connection = await self._pool.getconn()
+        try:
+            yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    @asynccontextmanager
     async def _begin(self) -> AsyncIterator[Transaction]:
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._connection() as connection, connection.transaction():
             yield Transaction(connection)
 
 
@@ -284,11 +298,18 @@ async def _configure(connection: psycopg.AsyncConnection[DictRow]) -> None:
     connection.adapters.register_dumper(dict, JsonbDumper)
 
 
-async def _check(connection: psycopg.AsyncConnection[DictRow]) -> None:
-    # An idle connection has nothing to read unless the server closed it: that costs one system call to see,
-    # and saves the callers after a restart of the database an error for each connection of the pool.
+def _was_cut(connection: psycopg.AsyncConnection[DictRow]) -> bool:
+    # An idle connection has nothing to read unless the server closed it: that costs one system call to see, and
+    # saves the callers after a restart of the database an error for each connection of the pool.
+    if connection.closed:
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        connection.pgconn.consume_input()
-        connection.pgconn.consume_input()
+    if not poll.poll(0):
+        return False
+    try:
+        connection.pgconn.consume_input()  # the server's last words, or a notice
+        connection.pgconn.consume_input()  # the end of the stream
+    except psycopg.OperationalError:
+        return True
+    return False

@@ -1,0 +1,370 @@
+import asyncio
+from typing import Any
+
+import pytest
+from psycopg import errors
+
+from chassis import barrier
+from chassis.barrier import BARRIER_DDL, SagaCall
+from chassis.errors import Detail, Fault, FaultKind
+from chassis.ids import new_id
+from chassis.postgres import Database, Transaction, statement
+
+pytestmark = pytest.mark.integration
+
+EFFECTS = "CREATE TABLE effects (what text NOT NULL);"
+DDL = BARRIER_DDL + EFFECTS
+INSERT_EFFECT = statement("effect", "INSERT INTO effects VALUES (%(what)s)")
+SELECT_EFFECTS = statement("effects", "SELECT what FROM effects ORDER BY what")
+START = statement(
+    "start",
+    "INSERT INTO barrier (saga_id, step, outcome, request_hash)"
+    " VALUES (%(saga_id)s, %(step)s, 'IN_PROGRESS', %(request_hash)s)",
+)
+WAITING = statement(
+    "waiting",
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+)
+
+
+class SoldOutError(Exception):
+    pass
+
+
+def as_refusal(error: Exception) -> Fault | None:
+    if isinstance(error, SoldOutError):
+        details = (Detail("sku-1", "none left"),)
+        return Fault(FaultKind.FAILED_PRECONDITION, "SOLD_OUT", "none left", subjects=details)
+    return error if isinstance(error, Fault) else None
+
+
+@pytest.fixture
+async def database(open_database) -> Database:
+    opened: Database = await open_database(DDL)
+    return opened
+
+
+@pytest.fixture
+def call() -> SagaCall:
+    return SagaCall(new_id(), "reservation", b"hash")
+
+
+def other_request(call: SagaCall) -> SagaCall:
+    return SagaCall(call.saga_id, call.step, b"another")
+
+
+async def effects(database: Database) -> list[str]:
+    return [row["what"] for row in await database.fetch(SELECT_EFFECTS, {})]
+
+
+async def act(tx: Transaction) -> dict[str, Any]:
+    await tx.fetch(INSERT_EFFECT, {"what": "do"})
+    return {"made": 1}
+
+
+async def compensate(tx: Transaction) -> dict[str, Any]:
+    await tx.fetch(INSERT_EFFECT, {"what": "undo"})
+    return {"undone": 1}
+
+
+async def refuse(tx: Transaction) -> dict[str, Any]:
+    await tx.fetch(INSERT_EFFECT, {"what": "half"})
+    raise SoldOutError
+
+
+async def do(database: Database, call: SagaCall, effect: Any = act) -> dict[str, Any]:
+    return await barrier.do_once(database, call, effect, as_refusal=as_refusal)
+
+
+async def undo(database: Database, call: SagaCall, effect: Any = compensate) -> dict[str, Any]:
+    return await barrier.undo_once(database, call, effect)
+
+
+async def start(database: Database, call: SagaCall) -> None:
+    """Leave the step in progress, as the first half of a call to a provider does."""
+    key = {"saga_id": call.saga_id, "step": call.step, "request_hash": call.request_hash}
+    await database.fetch(START, key)
+
+
+async def someone_waits_for_a_lock(database: Database) -> None:
+    async with asyncio.timeout(10):
+        while not await database.fetch(WAITING, {}):
+            await asyncio.sleep(0)
+
+
+# A do arrives.
+
+
+async def test_a_first_do_has_its_effect_and_its_reply_is_stored(database, call):
+    assert await do(database, call) == {"made": 1}
+    assert await effects(database) == ["do"]
+    assert await barrier.read(database, call) == barrier.Stored("DONE", b"hash", {"made": 1}, None)
+
+
+async def test_a_do_after_a_done_do_gets_the_stored_reply_and_has_no_effect(database, call):
+    await do(database, call)
+    assert await do(database, call) == {"made": 1}
+    assert await effects(database) == ["do"]
+
+
+async def test_a_do_after_a_done_do_with_another_request_is_refused(database, call):
+    await do(database, call)
+    with pytest.raises(Fault) as raised:
+        await do(database, other_request(call))
+    assert (raised.value.kind, raised.value.reason) == (FaultKind.FAILED_PRECONDITION, "REQUEST_CHANGED")
+    assert not raised.value.recorded
+    assert await effects(database) == ["do"]
+
+
+async def test_a_refusal_undoes_its_effect_and_is_stored(database, call):
+    with pytest.raises(Fault) as raised:
+        await do(database, call, refuse)
+    assert raised.value.reason == "SOLD_OUT"
+    assert raised.value.recorded
+    assert await effects(database) == []
+    stored = await barrier.read(database, call)
+    assert stored is not None
+    assert stored.outcome == "REFUSED"
+
+
+async def test_a_do_after_a_refused_do_gets_the_stored_refusal_though_it_could_succeed_now(database, call):
+    with pytest.raises(Fault):
+        await do(database, call, refuse)
+    with pytest.raises(Fault) as raised:
+        await do(database, call, act)
+    assert raised.value.recorded
+    assert raised.value.reason == "SOLD_OUT"
+    assert raised.value.subjects == (Detail("sku-1", "none left"),)
+    assert await effects(database) == []
+
+
+async def test_a_do_after_a_refused_do_with_another_request_is_refused_as_changed(database, call):
+    with pytest.raises(Fault):
+        await do(database, call, refuse)
+    with pytest.raises(Fault, match="REQUEST_CHANGED"):
+        await do(database, other_request(call))
+
+
+async def test_a_do_after_its_undo_came_first_is_tombstoned(database, call):
+    await undo(database, call)
+    with pytest.raises(Fault) as raised:
+        await do(database, call)
+    assert (raised.value.kind, raised.value.reason) == (FaultKind.FAILED_PRECONDITION, "TOMBSTONED")
+    assert raised.value.recorded
+    assert await effects(database) == []
+
+
+async def test_a_do_that_was_in_progress_is_resumed(database, call):
+    await start(database, call)
+    assert await do(database, call) == {"made": 1}
+    assert await effects(database) == ["do"]
+
+
+async def test_a_do_in_progress_is_not_resumed_with_another_request(database, call):
+    await start(database, call)
+    with pytest.raises(Fault, match="REQUEST_CHANGED"):
+        await do(database, other_request(call))
+
+
+async def test_a_do_after_a_real_undo_gets_the_stored_reply_of_the_do(database, call):
+    await do(database, call)
+    await undo(database, call)
+    assert await do(database, call) == {"made": 1}
+    assert await effects(database) == ["do", "undo"]
+
+
+async def test_a_failure_that_is_no_refusal_stores_nothing_so_that_another_try_may_succeed(database, call):
+    async def broken(tx: Transaction) -> dict[str, Any]:
+        await act(tx)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await do(database, call, broken)
+    assert await barrier.read(database, call) is None
+    assert await do(database, call) == {"made": 1}
+
+
+async def test_a_fault_that_may_pass_is_not_stored_as_a_refusal(database, call):
+    async def busy(_: Transaction) -> dict[str, Any]:
+        raise Fault(FaultKind.UNAVAILABLE, "BUSY", "later")
+
+    with pytest.raises(Fault, match="BUSY") as raised:
+        await do(database, call, busy)
+    assert not raised.value.recorded
+    assert await barrier.read(database, call) is None
+
+
+async def test_a_refusal_may_be_a_broken_constraint_of_the_effect(database, call, rows):
+    await rows(database, "CREATE UNIQUE INDEX one_each ON effects (what)")
+    await rows(database, "INSERT INTO effects VALUES ('do')")
+
+    def taken(error: Exception) -> Fault | None:
+        duplicate = isinstance(error, errors.UniqueViolation)
+        return Fault(FaultKind.ALREADY_EXISTS, "TAKEN", "taken") if duplicate else None
+
+    with pytest.raises(Fault, match="TAKEN") as raised:
+        await barrier.do_once(database, call, act, as_refusal=taken)
+    assert raised.value.recorded
+
+
+# Its undo arrives.
+
+
+async def test_an_undo_of_nothing_leaves_a_tombstone_and_succeeds(database, call):
+    assert await undo(database, call) == {}
+    assert await effects(database) == []
+    assert await barrier.read(database, call) == barrier.Stored("TOMBSTONE", None, None, {})
+
+
+async def test_an_undo_after_a_tombstone_gets_the_stored_reply(database, call):
+    await undo(database, call)
+    assert await undo(database, call) == {}
+    assert await effects(database) == []
+
+
+async def test_an_undo_of_a_done_do_runs_once_and_its_reply_is_stored(database, call):
+    await do(database, call)
+    assert await undo(database, call) == {"undone": 1}
+    assert await undo(database, call) == {"undone": 1}
+    assert await effects(database) == ["do", "undo"]
+
+
+async def test_an_undo_of_a_refused_do_succeeds_with_nothing_to_undo(database, call):
+    with pytest.raises(Fault):
+        await do(database, call, refuse)
+    assert await undo(database, call) == {}
+    assert await undo(database, call) == {}
+    assert await effects(database) == []
+
+
+async def test_an_undo_of_a_do_in_progress_runs_and_the_do_is_never_resumed(database, call):
+    await start(database, call)
+    assert await undo(database, call) == {"undone": 1}
+    assert await undo(database, call) == {"undone": 1}
+    with pytest.raises(Fault, match="TOMBSTONED"):
+        await do(database, call)
+    assert await effects(database) == ["undo"]
+
+
+async def test_a_refused_undo_rolls_back_is_not_stored_and_may_succeed_later(database, call):
+    await do(database, call)
+    with pytest.raises(SoldOutError):
+        await undo(database, call, refuse)
+    assert await effects(database) == ["do"]
+    assert await undo(database, call) == {"undone": 1}
+
+
+# Both at once.
+
+
+async def test_concurrent_duplicates_have_one_effect_and_one_reply(database, call):
+    replies = await asyncio.gather(*(do(database, call) for _ in range(8)))
+    assert replies == [{"made": 1}] * 8
+    assert await effects(database) == ["do"]
+
+
+async def test_a_concurrent_duplicate_waits_and_then_reads_the_stored_reply(database, call):
+    entered, proceed = asyncio.Event(), asyncio.Event()
+
+    async def slow(tx: Transaction) -> dict[str, Any]:
+        entered.set()
+        await proceed.wait()
+        return await act(tx)
+
+    first = asyncio.create_task(do(database, call, slow))
+    await entered.wait()
+    second = asyncio.create_task(do(database, call))
+    await someone_waits_for_a_lock(database)
+    proceed.set()
+    assert await asyncio.gather(first, second) == [{"made": 1}] * 2
+    assert await effects(database) == ["do"]
+
+
+async def test_a_duplicate_of_a_do_that_rolls_back_has_the_effect_in_its_place(database, call):
+    entered, proceed = asyncio.Event(), asyncio.Event()
+
+    async def fails(_: Transaction) -> dict[str, Any]:
+        entered.set()
+        await proceed.wait()
+        raise KeyError
+
+    first = asyncio.create_task(do(database, call, fails))
+    await entered.wait()
+    second = asyncio.create_task(do(database, call))
+    await someone_waits_for_a_lock(database)
+    proceed.set()
+    with pytest.raises(KeyError):
+        await first
+    assert await second == {"made": 1}
+    assert await effects(database) == ["do"]
+
+
+async def test_an_undo_that_overlaps_its_do_waits_for_it_and_undoes_it(database, call):
+    entered, proceed = asyncio.Event(), asyncio.Event()
+
+    async def slow(tx: Transaction) -> dict[str, Any]:
+        entered.set()
+        await proceed.wait()
+        return await act(tx)
+
+    first = asyncio.create_task(do(database, call, slow))
+    await entered.wait()
+    second = asyncio.create_task(undo(database, call))
+    await someone_waits_for_a_lock(database)
+    proceed.set()
+    assert await asyncio.gather(first, second) == [{"made": 1}, {"undone": 1}]
+
+
+async def test_dos_and_undos_in_any_mixture_leave_all_or_nothing(database):
+    """P4, I16: a tombstone and an effect of its do never meet."""
+    for _ in range(20):
+        call = SagaCall(new_id(), "reservation", b"hash")
+        before = len(await effects(database))
+        replies = await asyncio.gather(
+            do(database, call),
+            undo(database, call),
+            do(database, call),
+            undo(database, call),
+            return_exceptions=True,
+        )
+        stored = await barrier.read(database, call)
+        assert stored is not None
+        had = len(await effects(database)) - before
+        assert (stored.outcome, had) in {("TOMBSTONE", 0), ("DONE", 2)}
+        assert replies[1] == replies[3]
+
+
+# One-statement use cases.
+
+
+async def test_a_one_statement_duplicate_is_told_from_other_violations(database, call):
+    await start(database, call)
+    with pytest.raises(errors.UniqueViolation) as raised:
+        await start(database, call)
+    assert barrier.is_duplicate(raised.value)
+    assert not barrier.is_duplicate(errors.UniqueViolation())
+    assert not barrier.is_duplicate(KeyError())
+
+
+async def test_a_settled_duplicate_gets_the_stored_reply_or_refusal(database, call):
+    await do(database, call)
+    assert await barrier.settle_duplicate(database, call) == {"made": 1}
+    with pytest.raises(Fault, match="REQUEST_CHANGED"):
+        await barrier.settle_duplicate(database, other_request(call))
+
+
+async def test_a_duplicate_that_is_not_settled_yet_is_asked_to_come_again(database, call):
+    with pytest.raises(Fault) as raised:
+        await barrier.settle_duplicate(database, call)
+    assert raised.value.kind is FaultKind.ABORTED
+    await start(database, call)
+    with pytest.raises(Fault, match="STEP_IN_PROGRESS"):
+        await barrier.settle_duplicate(database, call)
+
+
+async def test_the_read_within_a_transaction_sees_its_own_writes(database, call):
+    async with database.transaction() as tx:
+        key = {"saga_id": call.saga_id, "step": call.step, "request_hash": b"hash"}
+        await tx.fetch(START, key)
+        stored = await barrier.read(tx, call)
+    assert stored == barrier.Stored("IN_PROGRESS", b"hash", None, None)
