@@ -98,7 +98,7 @@ class LedgerEntry:
 def operation_key(payment_id: UUID, kind: LedgerKind) -> str:
     """Returns the provider's key of the one operation of this kind that a payment can have.
 
-    It is derived and not drawn, so that whoever resumes or undoes a payment knows it without having been told.
+    It is derived and not drawn, so that whoever resumes or undoes a payment knows it without being told.
     """
     return f"{payment_id}:{kind.lower()}"
 

@@ -20,8 +20,8 @@ AGGREGATE: Final = "payment"
 def published(payment: Payment, *, captured_before: bool, new_id: NewId, now: datetime) -> tuple[Event, ...]:
     """Returns the events that tell how a payment came to its present state, oldest first.
 
-    A payment that was captured without our knowing, and reversed, was charged first: consumers that add up what
-    they are told come to 0. A mere authorisation charges nobody and has no event.
+    A payment that was captured without our knowing, and reversed, was charged first: consumers that add up
+    what they are told come to 0. A mere authorisation charges nobody and has no event.
 
     Args:
         payment: As it is now.

@@ -43,10 +43,10 @@ class ProviderPayment:
 class PaymentProvider(Protocol):
     """A payment provider.
 
-    A payment is known by the id that we gave it. Every operation has a key and is idempotent by it: the same key
-    again changes nothing and answers as before. Operations that can have no effect any more (a capture after a
-    cancel, say) change nothing and answer with what is. Any of them may raise ProviderOutcomeUnknownError, or be cut
-    off by the caller's time-out; both mean that the outcome is not known.
+    A payment is known by the id that we gave it. Every operation has a key and is idempotent by it: the same
+    key again changes nothing. So does an operation that can have no effect any more, a capture after a cancel
+    say. Each answers with what became of the payment. Any of them may raise ProviderOutcomeUnknownError, or be
+    cut off by the caller's time-out; both mean that the outcome is not known.
     """
 
     @property

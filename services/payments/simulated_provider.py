@@ -1,7 +1,7 @@
 """The built-in payment provider: it moves no real money, and keeps books of its own like one that does.
 
-Its ledger is the schema `provider_simulation`, reached by its own connections in its own transactions; nothing
-else writes there, and no transaction of the payments context includes it. Times are the database's.
+Its ledger is the schema `provider_simulation`, reached by its own connections in its own transactions;
+nothing else writes there, and no transaction of the payments context includes it. Times are the database's.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _OPEN = statement(
     """,
 )
 
-# The payment's row decides, because DO UPDATE reads its newest version, also one that was committed after this
-# statement began: the first attempt on a payment that is not cancelled has the effect, every other has none.
+# The payment's row decides, because DO UPDATE reads its newest version, also one that was committed after
+# this statement began: the first attempt on a payment that is not cancelled has the effect, others have none.
 _AUTHORISE = statement(
     "provider_authorise",
     f"""
@@ -136,8 +136,8 @@ class SimulatedProvider:
     """The provider behind the test tokens; see `services.payments.provider.PaymentProvider` for the contract.
 
     tok_success, tok_declined and tok_insufficient_funds do what they say; tok_slow answers after a delay;
-    tok_timeout_after_charge charges, and its first answer is lost; tok_late is charged only some time later, and
-    until then the provider does not know of it.
+    tok_timeout_after_charge charges, and its first answer is lost; tok_late is charged only some time later,
+    and until then the provider does not know of it.
 
     Args:
         database: Connections of its own; `close` is the caller's.
@@ -194,7 +194,14 @@ class SimulatedProvider:
             held = row["authorized_minor"] - row["voided_minor"] - row["captured_minor"]
             if row["undelivered"] or row["cancelled"] or held < amount_minor:
                 return row
-            return await _move(tx, payment_id, operation_key, LedgerKind.CAPTURE, amount_minor, row)
+            return await _move(
+                tx,
+                payment_id,
+                operation_key,
+                LedgerKind.CAPTURE,
+                minor=amount_minor,
+                currency_code=row["currency_code"],
+            )
 
         return await self._once(payment_id, operation_key, effect)
 
@@ -208,7 +215,14 @@ class SimulatedProvider:
             else:
                 held = row["authorized_minor"] - row["voided_minor"] - row["captured_minor"]
                 if held > 0:
-                    await _move(tx, payment_id, operation_key, LedgerKind.VOID, held, row)
+                    await _move(
+                        tx,
+                        payment_id,
+                        operation_key,
+                        LedgerKind.VOID,
+                        minor=held,
+                        currency_code=row["currency_code"],
+                    )
             return (await tx.fetch(_LOOK_UP, {"payment_id": payment_id}))[0]
 
         return await self._once(payment_id, operation_key, effect)
@@ -219,7 +233,14 @@ class SimulatedProvider:
         async def effect(tx: Transaction, row: Row) -> Row:
             if row["undelivered"] or row["captured_minor"] - row["refunded_minor"] < amount_minor:
                 return row
-            return await _move(tx, payment_id, operation_key, LedgerKind.REFUND, amount_minor, row)
+            return await _move(
+                tx,
+                payment_id,
+                operation_key,
+                LedgerKind.REFUND,
+                minor=amount_minor,
+                currency_code=row["currency_code"],
+            )
 
         return await self._once(payment_id, operation_key, effect)
 
@@ -245,14 +266,14 @@ class SimulatedProvider:
 
 
 async def _move(
-    tx: Transaction, payment_id: UUID, operation_key: str, kind: LedgerKind, minor: int, row: Row
+    tx: Transaction, payment_id: UUID, operation_key: str, kind: LedgerKind, *, minor: int, currency_code: str
 ) -> Row:
     entry = {
         "operation_key": operation_key,
         "payment_id": payment_id,
         "kind": kind.value,
         "minor": minor,
-        "currency_code": row["currency_code"],
+        "currency_code": currency_code,
     }
     await tx.fetch(_ENTER, entry)
     change = {

@@ -26,8 +26,8 @@ METHOD_COLUMNS = "id, user_id, provider, brand, last4, create_time"
 
 # charge and reverse
 
-# The barrier row comes first, so that of two calls with one payment id a duplicate is always told from another
-# step's call by the constraint that it violates.
+# The barrier row comes first, so that of two calls with one payment id a duplicate is always told from
+# another step's call by the constraint that it violates.
 BEGIN_CHARGE = statement(
     "begin_charge",
     """
@@ -79,7 +79,8 @@ SETTLE_PAYMENT = statement(
         ORDER BY event.place
     ), remembered AS (
         UPDATE barrier SET outcome = CASE WHEN outcome = 'IN_PROGRESS' THEN %(outcome)s ELSE outcome END,
-            reply = coalesce(reply, %(reply)s::jsonb), undo_reply = coalesce(undo_reply, %(undo_reply)s::jsonb)
+            reply = coalesce(reply, %(reply)s::jsonb),
+            undo_reply = coalesce(undo_reply, %(undo_reply)s::jsonb)
         FROM changed
         WHERE saga_id = %(saga_id)s AND step = %(step)s
     )
@@ -226,7 +227,7 @@ def settlement(
     entries: Sequence[Movement],
     events: Sequence[Event],
 ) -> Row:
-    """Returns the parameters of SETTLE_PAYMENT that tell what became of a payment; `payment` is as it will be."""
+    """Returns the parameters of SETTLE_PAYMENT but the barrier's; `payment` is as it will be."""
     return {
         "payment_id": payment.id,
         "state": payment.state.value,

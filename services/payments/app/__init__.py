@@ -1,8 +1,8 @@
 """The use cases of this context; each opens its own transactions, and a charge or its undo has two of them.
 
-Payments that stay IN_PROGRESS, UNKNOWN or REVERSING are not looked after by a task of this process: the saga that
-asked for them calls again with the same bytes until it has an answer, and each call asks the provider. A second
-party that resolves them would add races and find nothing that the saga does not.
+Payments that stay IN_PROGRESS, UNKNOWN or REVERSING are not looked after by a task of this process: the saga
+that asked for them calls again with the same bytes until it has an answer, and each call asks the provider. A
+second party that resolves them would add races and find nothing that the saga does not.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ async def charge(app: Payments, call: SagaCall, order: ChargeOrder) -> Payment:
     """Authorises an amount and, unless capture is manual, captures it; at most once per step, ever.
 
     Raises:
-        Fault: A recorded refusal: PAYMENT_METHOD_NOT_FOUND, the provider's reason for declining, or TOMBSTONED.
+        Fault: A recorded refusal: PAYMENT_METHOD_NOT_FOUND, the provider's reason for declining, TOMBSTONED.
         OutcomeUnknownError: The provider did not say; the same call again resumes.
         PaymentReversingError: The undo of this payment is at work.
         PaymentExistsError: The payment's id is another step's.

@@ -1,4 +1,4 @@
-"""One table from this context's errors to the Faults that callers see, also those that the barrier remembers."""
+"""One table from this context's errors to the Faults that callers see and the barrier remembers."""
 
 from __future__ import annotations
 

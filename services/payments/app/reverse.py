@@ -29,8 +29,8 @@ _STATE = "state"
 async def reverse(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentState | None:
     """Voids what is authorised, refunds what is captured, and keeps a late charge from happening.
 
-    From the first transaction on the payment is REVERSING, so that a charge in flight cannot become CAPTURED. The
-    provider's cancel is final: after it the amounts that it answers with can only be refunded.
+    From the first transaction on the payment is REVERSING, so that a charge in flight cannot become CAPTURED.
+    The provider's cancel is final: after it the amounts that it answers with can only be refunded.
 
     Returns:
         The state after it; None where there never was a payment.

@@ -61,7 +61,11 @@ class World:
         )
 
     async def step(
-        self, token: str = "tok_success", *, app: Payments | None = None, capture: CaptureMode | None = None
+        self,
+        token: str = "tok_success",  # noqa: S107 - a test token
+        *,
+        app: Payments | None = None,
+        capture: CaptureMode | None = None,
     ) -> Step:
         user_id = new_id()
         method = await add_payment_method(self.app, user_id, new_id(), token)
@@ -107,6 +111,15 @@ class World:
     async def state(self, step: Step) -> str | None:
         rows = await self.rows("SELECT state FROM payment WHERE id = %(id)s", id=step.order.payment_id)
         return str(rows[0]["state"]) if rows else None
+
+    async def deliver(self, step: Step) -> None:
+        """Lets an authorisation that is on its way arrive."""
+        for table, column in (("payment", "deliver_time"), ("operation", "effective_time")):
+            sql = (
+                f"UPDATE provider_simulation.{table} SET {column} = clock_timestamp()"
+                f" WHERE payment_id = %(id)s AND {column} > clock_timestamp()"
+            )
+            await self.provider_database.fetch(statement("test", sql), {"id": step.order.payment_id})
 
     async def broken(self) -> list[tuple[str, str]]:
         return await broken_invariants(self.database, self.provider_database)
