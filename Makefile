@@ -7,6 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# protoc looks for its plugins on PATH.
+WITH_PLUGINS := PATH="$(CURDIR)/$(BIN):$$PATH"
 # What `make run ARGS="--port 9000"` hands on, and `make test ARGS="-k orders"`.
 ARGS ?=
 
@@ -34,13 +36,13 @@ demo: $(STAMP) ## three orders against a running suite, and what their sagas did
 test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
 	@$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
 
-lint: $(STAMP) ## style, types, layers, protos, stubs, migrations
+lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
-	@stubs=$$(mktemp -d) && trap 'rm -rf "$$stubs"' EXIT && $(BIN)/python protos/generate.py "$$stubs" \
+	@stubs=$$(mktemp -d) && trap 'rm -rf "$$stubs"' EXIT && $(WITH_PLUGINS) $(BIN)/python protos/generate.py "$$stubs" \
 		&& diff -r -x __pycache__ "$$stubs" protos/gen || { echo "the stubs are stale: make gen" >&2; exit 1; }
 
 fmt: $(STAMP) ## format the code, and mend what can be mended by itself
@@ -48,7 +50,7 @@ fmt: $(STAMP) ## format the code, and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 gen: $(STAMP) ## generate the stubs of the protos
-	$(BIN)/python protos/generate.py
+	$(WITH_PLUGINS) $(BIN)/python protos/generate.py
 
 lock: $(STAMP) ## resolve pyproject.toml into requirements.lock, with hashes
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
