@@ -105,8 +105,8 @@ class Orders:
         """Makes a PENDING order CONFIRMED, once per saga step. Lines of one SKU are summed.
 
         Raises:
-            Fault: the refusal, recorded: ORDER_NOT_FOUND, ORDER_NOT_PENDING, or INVALID_ARGUMENT for lines or a
-                quote that this order cannot have; or as `barrier.replay`.
+            Fault: the refusal, recorded: ORDER_NOT_FOUND, ORDER_NOT_PENDING, or INVALID_ARGUMENT for lines or
+                a quote that this order cannot have; or as `barrier.replay`.
         """
         problem: Json | None = None
         try:

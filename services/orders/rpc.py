@@ -67,7 +67,7 @@ POLICIES: Mapping[str, Allow] = {
     "ListOrders": Allow(GATEWAY, ANY_USER),
 }
 
-# Kind, reason, message (empty: what the error says), and the field of the request that is wrong, if it is one.
+# Kind, reason, message (empty: what the error says), and the field of the request that is wrong, if any.
 FAULTS: Mapping[type[Exception], tuple[FaultKind, str, str, str]] = {
     OrderNotFoundError: (FaultKind.NOT_FOUND, "ORDER_NOT_FOUND", "there is no such order", ""),
     OrderExistsError: (FaultKind.ALREADY_EXISTS, "ORDER_EXISTS", "there is another order of this id", ""),
@@ -185,7 +185,7 @@ def _visible_to() -> UUID | None:
     return caller.user_id
 
 
-def _call(request: SagaRequest, operation: int) -> SagaCall:
+def _call(request: SagaRequest, operation: saga_step_pb2.Operation.ValueType) -> SagaCall:
     if request.saga_step.operation != operation:
         problem = Detail("saga_step.operation", f"must be {saga_step_pb2.Operation.Name(operation)}")
         raise Fault(
@@ -225,7 +225,7 @@ def _microseconds(time: datetime) -> int:
     return (time - EPOCH) // MICROSECOND
 
 
-STATES: Mapping[int, OrderState] = {
+STATES: Mapping[orders_pb2.OrderState.ValueType, OrderState] = {
     orders_pb2.OrderState.Value(f"ORDER_STATE_{state}"): state for state in OrderState
 }
 STATE_NUMBERS = {state: number for number, state in STATES.items()}

@@ -66,7 +66,7 @@ _CREATE = statement(
     """,  # noqa: S608 - constants of this module
 )
 # The order is locked before anything is decided, so that the decision is about its newest version. The first
-# refusal is stored: no such order, its state, the request itself, what the request and the order do not share.
+# refusal is stored: no such order, its state, the request itself, what request and order do not share.
 # Effects join the decision and never ask for it in a sub-select, which PostgreSQL would run again for a row
 # that changed after the snapshot.
 _CONFIRM = statement(
