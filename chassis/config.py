@@ -64,10 +64,10 @@ def variables(process: str, field: str) -> list[str]:
 
 def _read(variable: str) -> str | None:
     variables_now = environment()
-    if variable in variables_now:
+    if variables_now.get(variable):
         return variables_now[variable]
     file = variables_now.get(f"{variable}_FILE")
-    if file is None:
+    if not file:
         return None
     try:
         return Path(file).read_text("utf-8").strip()
@@ -120,10 +120,14 @@ class ProcessSettings(BaseSettings):
             return cls()
         except ValidationError as error:
             problems = [
-                f"{variables(cls.process, str(item['loc'][0]))[-1]}: {item['msg']}"
+                f"{cls._named(item['loc'])}: {item['msg']}"
                 for item in error.errors(include_input=False, include_context=False)
             ]
             raise SettingsError("; ".join(problems)) from None
+
+    @classmethod
+    def _named(cls, place: tuple[int | str, ...]) -> str:
+        return variables(cls.process, str(place[0]))[-1] if place else f"settings of {cls.process}"
 
     def required(self, field: str) -> Any:
         """The value of a field that this process cannot do without; SettingsError where it is empty."""

@@ -48,8 +48,8 @@ class Fault(Exception):  # noqa: N818 - it is not always an error: a refusal is 
         fields: Fields of the request that are wrong.
         subjects: Preconditions that do not hold, for example one per SKU that is short.
         retry_after: How long to wait before the next try, where the sender knows.
-        recorded: The participant's barrier holds this refusal: an earlier attempt of the same call cannot
-        land any more. domain: Who says so, for example "sagacity.orders"; empty where it is not one of ours.
+        recorded: The participant's barrier holds this refusal: an earlier attempt cannot land any more.
+        domain: Who says so, for example "sagacity.orders"; empty where it is not one of ours.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Retries are the caller's: the saga engine has its own, and two layers of them mu
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 import grpc
@@ -12,7 +13,7 @@ import grpc.aio
 
 from chassis import grpc_errors
 from chassis.errors import Fault, FaultKind
-from chassis.grpc_server import MAX_MESSAGE_BYTES, REQUEST_ID_KEY, ROLE_KEY, USER_KEY
+from chassis.grpc_metadata import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, REQUEST_ID_KEY, ROLE_KEY, USER_KEY
 from chassis.identity import Caller, ServiceIdentity
 
 Request = TypeVar("Request")
@@ -21,9 +22,11 @@ Reply = TypeVar("Reply")
 _OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     # gRPC's own 1 s to 120 s would keep a participant that is back out of reach for long.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A peer that vanished without a word is noticed.
     ("grpc.keepalive_time_ms", 30_000),
@@ -70,8 +73,18 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise grpc_errors.from_error(error) from None
         except grpc.aio.UsageError:
-            raise Fault(FaultKind.UNAVAILABLE, "CHANNEL_CLOSED", "the connection is being closed") from None
+            raise _closed() from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: the channel was closed under the call.
+            raise _closed() from None
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         await self.channel.close()
+
+
+def _closed() -> Fault:
+    return Fault(FaultKind.UNAVAILABLE, "CHANNEL_CLOSED", "the connection is being closed")

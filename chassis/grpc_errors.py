@@ -13,6 +13,9 @@ from chassis.errors import Detail, Fault, FaultKind
 
 STATUS_METADATA_KEY = "grpc-status-details-bin"
 RECORDED = "recorded"
+# A status travels in the trailing metadata, which has a limit of its own (grpc_metadata).
+MAX_DETAILS = 100
+MAX_DESCRIPTION_CHARACTERS = 200
 PRECONDITION_TYPE = "SAGACITY"
 
 
@@ -30,15 +33,13 @@ def to_status(fault: Fault, domain: str) -> status_pb2.Status:
     status.details.add().Pack(info)
     if fault.fields:
         bad = error_details_pb2.BadRequest()
-        for detail in fault.fields:
-            bad.field_violations.add(field=detail.subject, description=detail.description)
+        for detail in fault.fields[:MAX_DETAILS]:
+            bad.field_violations.add(field=detail.subject, description=_short(detail))
         status.details.add().Pack(bad)
     if fault.subjects:
         failure = error_details_pb2.PreconditionFailure()
-        for detail in fault.subjects:
-            failure.violations.add(
-                type=PRECONDITION_TYPE, subject=detail.subject, description=detail.description
-            )
+        for detail in fault.subjects[:MAX_DETAILS]:
+            failure.violations.add(type=PRECONDITION_TYPE, subject=detail.subject, description=_short(detail))
         status.details.add().Pack(failure)
     if fault.retry_after is not None:
         delay = Duration()
@@ -84,3 +85,7 @@ def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
         if key == STATUS_METADATA_KEY and isinstance(value, bytes):
             return status_pb2.Status.FromString(value)
     return status_pb2.Status()
+
+
+def _short(detail: Detail) -> str:
+    return detail.description[:MAX_DESCRIPTION_CHARACTERS]

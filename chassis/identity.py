@@ -15,12 +15,15 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 
+from chassis.config import SettingsError
 from chassis.errors import Fault, FaultKind
 
 ALGORITHM = "Ed25519"
 AUDIENCE = "sagacity"
 TOKEN_SECONDS = 300
 MAX_CACHED_TOKENS = 256
+# Between the clocks of two hosts.
+CLOCK_SKEW_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,11 @@ class ServiceIdentity:
 
     @classmethod
     def read(cls, name: str, file: Path) -> ServiceIdentity:
-        """Read the private key from a PEM file."""
-        return cls(name, file.read_text("utf-8"))
+        """Read the private key from a PEM file; OSError, or SettingsError where it holds none."""
+        try:
+            return cls(name, file.read_text("utf-8"))
+        except (JoseError, ValueError, TypeError):
+            raise SettingsError(f"{file} holds no Ed25519 private key in PEM") from None
 
     def token(self) -> str:
         """A token that is good for at least half of its life."""
@@ -90,6 +96,7 @@ class Verifier:
     def __init__(self, keys: dict[str, Any]) -> None:
         self._keys = KeySet.import_key_set(keys)  # type: ignore[arg-type]
         self._claims = jwt.JWTClaimsRegistry(
+            leeway=CLOCK_SKEW_SECONDS,
             iss={"essential": True},
             aud={"essential": True, "value": AUDIENCE},
             exp={"essential": True},
@@ -98,8 +105,11 @@ class Verifier:
 
     @classmethod
     def read(cls, file: Path) -> Verifier:
-        """Read the public keys from a JWKS file."""
-        return cls(json.loads(file.read_text("utf-8")))
+        """Read the public keys from a JWKS file; OSError, or SettingsError where it holds none."""
+        try:
+            return cls(json.loads(file.read_text("utf-8")))
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError):
+            raise SettingsError(f"{file} holds no JSON Web Key Set") from None
 
     def verify(self, token: str) -> str:
         """The name of the service whose token it is.

@@ -1,0 +1,184 @@
+"""What every call passes: identity, policy, validation, deadline on its way in; faults, metrics on its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import grpc
+import grpc.aio
+import structlog
+from typing_extensions import override
+
+from chassis import grpc_errors
+from chassis.errors import Fault, FaultKind
+from chassis.grpc_metadata import REQUEST_ID_KEY, ROLE_KEY, USER_KEY
+from chassis.grpc_requests import Handler, parse
+from chassis.identity import Caller, Verifier, set_caller
+from chassis.ids import new_id
+from chassis.telemetry import observe_rpc
+
+DEFAULT_DEADLINE_SECONDS = 10.0
+MAX_HANDLER_SECONDS = 60.0
+MAX_REQUEST_ID_CHARACTERS = 64
+# What answers without a token: probes, and reflection where it is switched on.
+OPEN_SERVICES: Final = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+# Whose word about the acting user is taken.
+SPEAKS_FOR_USERS: Final = frozenset({"gateway"})
+
+Translate = Callable[[Exception], Fault | None]
+Context = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Who may call an RPC: these services; with `roles`, only for a user who has one of them."""
+
+    callers: frozenset[str]
+    roles: frozenset[str] | None = None
+
+    def permits(self, caller: Caller) -> bool:
+        """Whether the caller may call."""
+        if caller.service not in self.callers:
+            return False
+        return self.roles is None or (caller.user_id is not None and caller.role in self.roles)
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """The server's only interceptor: each further one costs every call a layer of coroutines."""
+
+    def __init__(
+        self, domain: str, policies: Mapping[str, Allow], verifier: Verifier, translate: Translate
+    ) -> None:
+        self._domain = domain
+        self._policies = policies
+        self._verifier = verifier
+        self._translate = translate
+        self._wrapped: dict[str, Handler] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+
+    @override
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith(OPEN_SERVICES):
+            return handler
+        if handler.request_streaming or handler.response_streaming:
+            log.error("streaming_rpc_not_served", method=method)
+            return None
+        self._wrapped[method] = self._wrap(method.rpartition("/")[2], handler)
+        return self._wrapped[method]
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for use cases whose callers have gone, within a bound."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=seconds)
+
+    def _wrap(self, name: str, handler: Handler) -> Handler:
+        policy = self._policies.get(name)
+
+        async def serve(raw: bytes, context: Context) -> bytes:
+            started = time.perf_counter()
+            metadata = dict(context.invocation_metadata() or ())
+            request_id = str(metadata.get(REQUEST_ID_KEY) or new_id())[:MAX_REQUEST_ID_CHARACTERS]
+            structlog.contextvars.bind_contextvars(rpc=name, request_id=request_id)
+            code = "OK"
+            try:
+                set_caller(self._admit(policy, metadata))
+                return await self._run(handler, parse(handler, raw), context)
+            except asyncio.CancelledError:
+                code = FaultKind.CANCELLED.name
+                raise
+            except Exception as error:
+                fault = self._fault(error, request_id)
+                code = fault.kind.name
+                await self._abort(context, fault)
+                raise  # never reached: abort raises
+            finally:
+                observe_rpc(name, code, time.perf_counter() - started)
+
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+    def _admit(self, policy: Allow | None, metadata: Mapping[str, Any]) -> Caller:
+        """Tell who calls, and refuse whom the policy does not name."""
+        scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Fault(FaultKind.UNAUTHENTICATED, "NO_SERVICE_TOKEN", "a service token is needed")
+        service = self._verifier.verify(token)
+        caller = Caller(service)
+        if service in SPEAKS_FOR_USERS and USER_KEY in metadata:
+            try:
+                caller = Caller(service, UUID(str(metadata[USER_KEY])), str(metadata.get(ROLE_KEY, "")))
+            except ValueError:
+                raise Fault(FaultKind.UNAUTHENTICATED, "BAD_USER", "the acting user is not a UUID") from None
+        if policy is None or not policy.permits(caller):
+            raise Fault(FaultKind.PERMISSION_DENIED, "NOT_ALLOWED", "this caller may not call this method")
+        return caller
+
+    async def _run(self, handler: Handler, request: Any, context: Context) -> bytes:
+        """Run the use case in a task of its own: where the caller goes away, it still ends by itself.
+
+        gRPC cancels a handler at the client's deadline, wherever it is; a use case cut between its two
+        transactions would be half-done until the next call.
+        """
+        task = asyncio.create_task(_bounded(handler, request, context))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        limit = None if context.time_remaining() is not None else DEFAULT_DEADLINE_SECONDS
+        try:
+            async with asyncio.timeout(limit):
+                return await asyncio.shield(task)
+        finally:
+            if not task.done():
+                task.add_done_callback(self._ended_alone)
+
+    def _ended_alone(self, task: asyncio.Task[Any]) -> None:
+        """Log what nobody waits for any more."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception) and self._known(error) is None:
+            log.error("use_case_failed_after_its_caller_left", exc_info=error)
+
+    def _known(self, error: Exception) -> Fault | None:
+        if isinstance(error, Fault):
+            return error
+        translated = self._translate(error)
+        if translated is None and isinstance(error, TimeoutError):
+            return Fault(FaultKind.DEADLINE_EXCEEDED, "TOO_SLOW", "the call took too long")
+        return translated
+
+    def _fault(self, error: Exception, request_id: str) -> Fault:
+        try:
+            known = self._known(error)
+        except Exception:
+            log.exception("translation_failed")
+            known = None
+        if known is not None:
+            return known
+        # Its text may hold anything, so it stays in the log; the id leads there.
+        log.error("rpc_failed", exc_info=error)
+        return Fault(FaultKind.INTERNAL, "INTERNAL", f"internal error, request id {request_id}")
+
+    async def _abort(self, context: Context, fault: Fault) -> None:
+        status = grpc_errors.to_status(fault, self._domain)
+        details = ((grpc_errors.STATUS_METADATA_KEY, status.SerializeToString()),)
+        await context.abort(grpc_errors.status_code(fault.kind), fault.message, details)
+
+
+async def _bounded(handler: Handler, request: Any, context: Context) -> bytes:
+    async with asyncio.timeout(MAX_HANDLER_SECONDS):
+        reply = await handler.unary_unary(request, context)  # type: ignore[misc, arg-type]
+    # Here and not in gRPC: a reply of the wrong type is a bug like any other.
+    return handler.response_serializer(reply)  # type: ignore[misc]
