@@ -99,6 +99,11 @@ class Journal:
         self._entries: Batcher[Entry, Written] = Batcher(self._write_batch)
         self._acceptances: Batcher[Acceptance, bool] = Batcher(self._accept_batch)
 
+    @property
+    def batches(self) -> int:
+        """How many times entries were flushed."""
+        return self._entries.batches
+
     async def run(self) -> None:
         """Flush what many sagas say, until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -181,9 +186,12 @@ class Journal:
     async def _landed(self, entry: Entry) -> bool:
         """Whether an entry that matched nothing is there already: committed by a try whose reply got lost."""
         rows = await self._database.fetch(sql.GET_FENCE, {"id": entry.saga_id})
-        return bool(rows) and (rows[0]["epoch"], rows[0]["seq"]) == (
-            entry.epoch,
-            entry.sequence + len(entry.events),
+        if not rows:
+            return False
+        row, last = rows[0], entry.events[-1]
+        return (row["epoch"], row["seq"]) == (entry.epoch, entry.sequence + len(entry.events)) and (
+            (row["step"], row["op"], row["attempt"], row["outcome"])
+            == (last.step, last.operation, last.attempt, last.outcome)
         )
 
     async def _write_batch(self, entries: Sequence[Entry]) -> list[Written]:

@@ -97,7 +97,14 @@ GET_EVENTS = statement(
     f"SELECT {_EVENT_COLUMNS}, at FROM saga_event WHERE saga_id = %(id)s::uuid ORDER BY seq",  # noqa: S608
 )
 
-GET_FENCE = statement("get_fence", "SELECT epoch, seq FROM saga WHERE id = %(id)s::uuid")
+GET_FENCE = statement(
+    "get_fence",
+    """
+    SELECT s.epoch, s.seq, v.step, v.op, v.attempt, v.outcome
+      FROM saga s JOIN saga_event v ON v.saga_id = s.id AND v.seq = s.seq
+     WHERE s.id = %(id)s::uuid
+    """,
+)
 
 GET_STANDING = statement(
     "get_standing",
