@@ -1,9 +1,11 @@
 """Typed clients of the five backends, called with the gateway's identity and for the acting user."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
@@ -12,16 +14,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chassis.errors import Fault
 from chassis.grpc_client import Connection
 from chassis.identity import Caller
-from sagacity.inventory.v1.inventory_pb2_grpc import InventoryAsyncStub, InventoryStub
-from sagacity.orders.v1.orders_pb2_grpc import OrdersAsyncStub, OrdersStub
-from sagacity.payments.v1.payments_pb2_grpc import PaymentsAsyncStub, PaymentsStub
-from sagacity.sagas.v1.sagas_pb2_grpc import (
-    OrderSagasAsyncStub,
-    OrderSagasStub,
-    SagaOperatorAsyncStub,
-    SagaOperatorStub,
-)
-from sagacity.users.v1.users_pb2_grpc import UsersAsyncStub, UsersStub
+from sagacity.inventory.v1.inventory_pb2_grpc import InventoryStub
+from sagacity.orders.v1.orders_pb2_grpc import OrdersStub
+from sagacity.payments.v1.payments_pb2_grpc import PaymentsStub
+from sagacity.sagas.v1.sagas_pb2_grpc import OrderSagasStub, SagaOperatorStub
+from sagacity.users.v1.users_pb2_grpc import UsersStub
+
+if TYPE_CHECKING:  # the generated modules have these names for type checkers only
+    from sagacity.inventory.v1.inventory_pb2_grpc import InventoryAsyncStub
+    from sagacity.orders.v1.orders_pb2_grpc import OrdersAsyncStub
+    from sagacity.payments.v1.payments_pb2_grpc import PaymentsAsyncStub
+    from sagacity.sagas.v1.sagas_pb2_grpc import OrderSagasAsyncStub, SagaOperatorAsyncStub
+    from sagacity.users.v1.users_pb2_grpc import UsersAsyncStub
 
 CALL_TIMEOUT_SECONDS: Final = 5.0
 HEALTH_TIMEOUT_SECONDS: Final = 1.0
@@ -77,7 +81,7 @@ class Backends:
     operator: Backend[SagaOperatorAsyncStub]
 
     @classmethod
-    def over(cls, connections: Mapping[str, Connection]) -> "Backends":
+    def over(cls, connections: Mapping[str, Connection]) -> Backends:
         """Makes the clients.
 
         Args:
