@@ -33,8 +33,8 @@ async def program(life: Lifecycle) -> None:
     tokens = _access_tokens(settings.required("signing_key"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
-    # Left to the end of the process: the relay gives up its leases after everything else has stopped.
     database = await Database.open(settings.required("database_dsn"), application_name=settings.process)
+    life.on_stop(database.close)
     await database.ping()
     passwords = Passwords()
     life.on_stop(lambda: asyncio.to_thread(passwords.close))
