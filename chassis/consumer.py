@@ -143,7 +143,7 @@ class Consumer:
                 await self._park(unreadable(record), error)
         try:
             await self._apply_together(events)
-        except Exception:  # noqa: BLE001  # which of them it was, and what becomes of it, is found out one by one
+        except Exception:  # noqa: BLE001  # which of them it was is found out one by one
             for event in events:
                 await self._apply_alone(event)
 

@@ -135,12 +135,15 @@ class Relay:
         while True:
             # A database that is away: the leases lapse by its clock, and are taken again when it is back.
             with suppress(Fault):
-                rows = await self._database.fetch(_LEASE, {"owner": self._owner, "seconds": LEASE_SECONDS})
-                gained = {row["bucket"]: row["epoch"] for row in rows}
-                if gained != self._held:
-                    self._held = gained
-                    self._wake.set()
+                await self._claim()
             await asyncio.sleep(LEASE_RENEWAL_SECONDS)
+
+    async def _claim(self) -> None:
+        rows = await self._database.fetch(_LEASE, {"owner": self._owner, "seconds": LEASE_SECONDS})
+        held = {row["bucket"]: row["epoch"] for row in rows}
+        if held != self._held:
+            self._held = held
+            self._wake.set()
 
     async def _publish(self) -> None:
         while True:
@@ -251,7 +254,7 @@ class Relay:
             raise error  # not a few bad events: an outage
         attempts = self._stuck[key].attempts + 1 if key in self._stuck else 1
         if attempts == 1:
-            _log.error("relay_key_stuck", topic=self._topic, key=key, event=str(row["id"]), error=repr(error))
+            _log.error("relay_key_stuck", topic=self._topic, key=key, event_id=str(row["id"]), error=repr(error))
         STUCK.labels(self._topic).inc()
         delay = full_jitter(attempts, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=STUCK_KEY_CAP_SECONDS)
         self._stuck[key] = _Stuck(attempts, asyncio.get_running_loop().time() + max(delay, POLL_SECONDS))

@@ -1,12 +1,17 @@
 """Databases with the tables of the chassis in them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+from aiokafka import AIOKafkaConsumer
 
+from chassis.ids import new_id
+from chassis.outbox import Event, append
 from chassis.postgres import Database, Row, statement
 
 OpenDatabase = Callable[..., Awaitable[Database]]
@@ -37,3 +42,78 @@ def rows() -> Callable[..., Awaitable[list[Row]]]:
         return await database.fetch(statement("test", text), params)
 
     return run
+
+
+@pytest.fixture
+def topic() -> str:
+    """Return a topic of this test's own."""
+    return f"sagacity.test.{new_id()}"
+
+
+@pytest.fixture
+def publish() -> Callable[..., Awaitable[None]]:
+    """Commit an event to an outbox: `await publish(database, "key", sequence)`."""
+
+    async def run(database: Database, key: str, sequence: int, payload: bytes = b"payload") -> None:
+        async with database.transaction() as tx:
+            await append(tx, event(key, payload), sequence=sequence)
+
+    return run
+
+
+def event(key: str, payload: bytes) -> Event:
+    """Return an event of an order."""
+    return Event(
+        id=new_id(),
+        aggregate_type="order",
+        aggregate_id=key,
+        type="sagacity.orders.v1.OrderPlaced",
+        payload=payload,
+        occurred_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+
+
+@asynccontextmanager
+async def ran(program: Any) -> AsyncIterator[None]:
+    """Run a relay or a consumer beside the block, and end it after."""
+    task = asyncio.create_task(program.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+def running() -> Any:
+    """Run a relay or a consumer: `async with running(relay): ...`."""
+    return ran
+
+
+@pytest.fixture
+async def read_topic(kafka_bootstrap_servers: str) -> Callable[..., Awaitable[list[Any]]]:
+    """Read a topic's first `count` records."""
+
+    async def run(topic: str, count: int, servers: str = kafka_bootstrap_servers) -> list[Any]:
+        reader = AIOKafkaConsumer(
+            topic, bootstrap_servers=servers, auto_offset_reset="earliest", metadata_max_age_ms=500
+        )
+        await reader.start()
+        records: list[Any] = []
+        try:
+            async with asyncio.timeout(30):
+                while len(records) < count:
+                    for batch in (await reader.getmany(timeout_ms=100)).values():
+                        records.extend(batch)
+        finally:
+            await reader.stop()
+        return records
+
+    return run
+
+
+@pytest.fixture
+def new_event() -> Callable[[str, bytes], Event]:
+    """Make an event: `new_event("key", b"payload")`."""
+    return event
