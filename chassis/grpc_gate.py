@@ -1,4 +1,4 @@
-"""What every call passes: identity, policy, validation, deadline on its way in; faults, metrics on its way out."""
+"""What every call passes: identity, policy, validation, deadline; on its way out faults, metrics."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import protovalidate
@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 
 from chassis.errors import Detail, Fault, FaultKind
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+# Quoted: the class takes parameters only in its stubs.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def parse(handler: Handler, raw: bytes) -> Any:
