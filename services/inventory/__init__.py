@@ -1,5 +1,6 @@
-"""The inventory context: what we sell, at which price, how much of it there is, and for which order it is held or sold.
+"""The inventory context: what we sell, how much of it there is, and for which order it is held or sold.
 
-It owns products, stock with its movements, and reservations. A reservation holds all lines of an order or none, until it
-is committed, released, or its time runs out. Stock on hand less what is held is what can be ordered, and is never negative.
+It owns products, stock with its movements, and reservations. A reservation holds all lines of an order or
+none, until it is committed, released, or its time runs out. Stock on hand less what is held is what can be
+ordered, and is never negative.
 """

@@ -14,8 +14,8 @@ from services.inventory.domain import Hold, Product, WantedLine
 TOPIC = "sagacity.inventory.v1"
 
 _UUID_TEXT_LENGTH = 36
-# What precedes the text of an order id in a StockCommitted. Parts of a message may follow one another in any order, and
-# the message is complete once the 36 characters stand behind this.
+# What precedes the text of an order id in a StockCommitted. Parts of a message may follow one another in any
+# order, and the message is complete once the 36 characters stand behind this.
 _ORDER_ID_FOLLOWS = events_pb2.StockCommitted(order_id="0" * _UUID_TEXT_LENGTH).SerializeToString()[
     :-_UUID_TEXT_LENGTH
 ]
@@ -39,7 +39,7 @@ def stock_reserved(event_id: UUID, hold: Hold, occurred_at: datetime) -> Event:
 
 
 def stock_committed_up_to_order_id(event_id: UUID, reservation_id: UUID, occurred_at: datetime) -> Event:
-    """Held stock became sold stock; the payload still lacks the 36 characters of the order's id at its end."""
+    """Held stock became sold stock; at its end the payload still lacks the order's id, 36 characters."""
     message = events_pb2.StockCommitted(reservation_id=str(reservation_id))
     event = _event(event_id, "reservation", str(reservation_id), message, occurred_at)
     return Event(

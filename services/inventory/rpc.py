@@ -260,7 +260,7 @@ def _masked(product: inventory_pb2.Product, paths: list[str]) -> domain.ProductC
     """Takes the values that the mask names.
 
     Raises:
-        InvalidFieldsError: The mask is empty, or names what cannot be changed; a price is named but not given.
+        InvalidFieldsError: The mask is empty or names what cannot be changed, or a price is not given.
     """
     if not paths or not domain.CHANGEABLE_FIELDS.issuperset(paths):
         allowed = ", ".join(sorted(domain.CHANGEABLE_FIELDS))

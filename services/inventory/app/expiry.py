@@ -22,7 +22,7 @@ class ExpirySweeper:
         self._interval_seconds = interval_seconds
 
     async def run(self) -> None:
-        """Sweeps until cancelled. Between full batches it does not rest; an outage of the database is waited out."""
+        """Sweeps until cancelled, without rest after a full batch; waits out an outage of the database."""
         while True:
             if await self._sweep() < EXPIRY_BATCH:
                 await asyncio.sleep(self._interval_seconds)

@@ -33,8 +33,8 @@ class Reservations:
         """Holds all lines for an order or none, once per saga step.
 
         Raises:
-            Fault: The refusal, recorded: PRODUCT_NOT_FOUND, CURRENCY_MISMATCH or INSUFFICIENT_STOCK, with every SKU
-                that it is about; or as `barrier.replay`.
+            Fault: The refusal, recorded: PRODUCT_NOT_FOUND, CURRENCY_MISMATCH or INSUFFICIENT_STOCK, with
+                every SKU that it is about; or as `barrier.replay`.
             ReservationExistsError: The reservation or the order is taken by another call.
         """
         event = events.stock_reserved(self.new_id(), hold, self.clock.now())
@@ -45,8 +45,8 @@ class Reservations:
         """Makes held stock sold stock, once per saga step; what is sold already stays so.
 
         Raises:
-            Fault: The refusal, recorded: RESERVATION_EXPIRED, RESERVATION_RELEASED or RESERVATION_NOT_FOUND; or as
-                `barrier.replay`.
+            Fault: The refusal, recorded: RESERVATION_EXPIRED, RESERVATION_RELEASED or RESERVATION_NOT_FOUND;
+                or as `barrier.replay`.
         """
         event = events.stock_committed_up_to_order_id(self.new_id(), reservation_id, self.clock.now())
         row = await store.commit_reservation(self.database, call, reservation_id, event)
@@ -75,7 +75,7 @@ class Reservations:
         return await store.reservation(self.database, reservation_id)
 
     async def expire_due(self) -> int:
-        """Expires holds whose time ran out by the database's clock, at most EXPIRY_BATCH; returns how many."""
+        """Expires at most EXPIRY_BATCH holds, due by the database's clock; returns how many it were."""
 
         async def use_case(tx: Transaction) -> int:
             now = self.clock.now()

@@ -21,7 +21,7 @@ _REQUEST_ID_KEY = "stock_movement_caller_request_id_key"
 _COLUMNS = """p.sku, p.name, p.description, p.category, p.currency_code, p.price_minor, p.active, p.version,
     p.create_time, p.update_time"""
 _SELECT = (
-    f"SELECT {_COLUMNS}, s.on_hand - s.reserved AS available FROM product p JOIN stock s ON s.sku = p.sku"
+    f"SELECT {_COLUMNS}, s.on_hand - s.reserved AS available FROM product p JOIN stock s ON s.sku = p.sku"  # noqa: S608  # a constant of this module
 )
 _ON_SALE = "p.active OR %(include_inactive)s::boolean"
 
@@ -43,8 +43,8 @@ INSERT_PRODUCT = statement(
     "insert_product",
     f"""
     WITH added AS (
-        INSERT INTO product AS p (sku, name, description, category, currency_code, price_minor, active, version,
-            sequence, create_time, update_time)
+        INSERT INTO product AS p (sku, name, description, category, currency_code, price_minor, active,
+            version, sequence, create_time, update_time)
         VALUES (%(sku)s, %(name)s, %(description)s, %(category)s, %(currency_code)s, %(price_minor)s, true, 1,
             1, %(now)s, %(now)s)
         ON CONFLICT (sku) DO NOTHING
@@ -89,7 +89,8 @@ MOVE_STOCK = statement(
     WITH moved AS (
         UPDATE stock SET on_hand = %(on_hand)s WHERE sku = %(sku)s RETURNING on_hand, reserved
     )
-    INSERT INTO stock_movement (id, sku, delta, reason, caller, request_id, on_hand_after, reserved_after, create_time)
+    INSERT INTO stock_movement
+        (id, sku, delta, reason, caller, request_id, on_hand_after, reserved_after, create_time)
     SELECT %(id)s, %(sku)s, %(delta)s, %(reason)s, %(caller)s, %(request_id)s, on_hand, reserved, %(now)s
     FROM moved
     """,
@@ -126,7 +127,7 @@ async def products(
 async def insert_product(
     tx: Transaction, sku: str, change: ProductChange, now: datetime
 ) -> tuple[Product, int] | None:
-    """Adds a product with no stock; returns it with the sequence of its event, or None where the SKU is taken."""
+    """Adds a product, without stock; returns it and the sequence of its event, or None: the SKU is taken."""
     rows = await tx.fetch(INSERT_PRODUCT, _change_params(sku, change, now))
     return (_product(rows[0]), rows[0]["sequence"]) if rows else None
 

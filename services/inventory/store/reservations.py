@@ -1,11 +1,16 @@
-"""Statements on reservations. Reserve and CommitReservation are one statement each: a whole use case in one round trip.
+"""Statements on reservations. Reserve and CommitReservation are one each: a use case in one round trip.
 
 How they are built, and why it holds at READ COMMITTED, where all parts of a statement see one snapshot:
 - A part that locks reads each row again once it has the lock. Only what such a part returned is decided upon.
 - Rows are locked in one order everywhere: the reservation, then stock by SKU. So nothing deadlocks.
-- Effects join the parts that they depend on, and never ask them in a sub-select: PostgreSQL evaluates an UPDATE anew when its
-  row changed after the snapshot, and keeps the joined rows then, while it would run a sub-select (and its locks) again.
-- The barrier row is written from the decision, and the effects follow from the barrier row. A duplicate fails on it.
+- Effects join the parts that they depend on, and never ask them in a sub-select: PostgreSQL evaluates an
+  UPDATE anew when its row changed after the snapshot, and keeps the joined rows then, while it would run a
+  sub-select (and its locks) again.
+- What an UPDATE of stock writes comes from the part that locked, both columns, and not from the row as the
+  UPDATE finds it: that is the row of the snapshot at first, and the CHECKs are tried on it before PostgreSQL
+  notices that there is a newer one. An order that takes what was returned a moment ago would fail on them.
+- The barrier row is written from the decision, and the effects follow from the barrier row. A duplicate
+  fails on it.
 """
 
 from collections.abc import Collection
@@ -28,7 +33,8 @@ from services.inventory.domain import (
 
 _RESERVATION_EXISTS = frozenset({"reservation_pkey", "reservation_order_id_key"})
 
-# Parameters: those of the hold, of the saga call and of the event. Columns: outcome, reply (a reservation, or a Fault).
+# Parameters: those of the hold, of the saga call and of the event. Columns: outcome, reply (a reservation,
+# or a Fault).
 RESERVE = statement(
     "reserve",
     """
@@ -36,7 +42,7 @@ RESERVE = statement(
         SELECT w.sku COLLATE "C" AS sku, w.quantity
         FROM unnest(%(skus)s::text[], %(quantities)s::bigint[]) AS w (sku, quantity)
     ), locked AS MATERIALIZED (
-        SELECT s.sku, s.on_hand - s.reserved AS available, p.name, p.currency_code, p.price_minor
+        SELECT s.sku, s.on_hand, s.reserved, p.name, p.currency_code, p.price_minor
         FROM wanted w JOIN stock s ON s.sku = w.sku JOIN product p ON p.sku = w.sku
         WHERE p.active
         ORDER BY s.sku
@@ -46,10 +52,10 @@ RESERVE = statement(
         (2, 'FAILED_PRECONDITION', 'CURRENCY_MISMATCH', 'a product has its price in another currency'),
         (3, 'FAILED_PRECONDITION', 'INSUFFICIENT_STOCK', 'there is less than was asked for')
     ), graded AS MATERIALIZED (
-        SELECT w.sku, w.quantity, l.available, l.name, l.currency_code, l.price_minor,
+        SELECT w.sku, w.quantity, l.on_hand, l.reserved, l.name, l.currency_code, l.price_minor,
             CASE WHEN l.sku IS NULL THEN 1
                 WHEN l.currency_code <> %(currency_code)s::char(3) THEN 2
-                WHEN l.available < w.quantity THEN 3
+                WHEN l.on_hand - l.reserved < w.quantity THEN 3
             END AS rank
         FROM wanted w LEFT JOIN locked l ON l.sku = w.sku
     ), verdict AS MATERIALIZED (
@@ -75,7 +81,8 @@ RESERVE = statement(
                     SELECT jsonb_agg(jsonb_build_object('subject', g.sku, 'description', CASE v.rank
                         WHEN 1 THEN 'no such product on sale'
                         WHEN 2 THEN format('priced in %%s', g.currency_code)
-                        ELSE format('requested %%s, available %%s', g.quantity, g.available) END) ORDER BY g.sku)
+                        ELSE format('requested %%s, available %%s', g.quantity, g.on_hand - g.reserved)
+                    END) ORDER BY g.sku)
                     FROM graded g WHERE g.rank = v.rank
                 )
             ) END
@@ -92,7 +99,7 @@ RESERVE = statement(
         SELECT held.id, g.sku, g.name, g.quantity, g.currency_code, g.price_minor
         FROM held, graded g
     ), taken AS (
-        UPDATE stock s SET reserved = s.reserved + g.quantity
+        UPDATE stock s SET on_hand = g.on_hand, reserved = g.reserved + g.quantity
         FROM held, graded g
         WHERE s.sku = g.sku
     ), published AS (
@@ -110,7 +117,9 @@ COMMIT_RESERVATION = statement(
     "commit_reservation",
     """
     WITH target AS MATERIALIZED (
-        SELECT r.id, r.state, r.expire_time FROM reservation r WHERE r.id = %(reservation_id)s::uuid FOR UPDATE
+        SELECT r.id, r.state, r.expire_time FROM reservation r
+        WHERE r.id = %(reservation_id)s::uuid
+        FOR UPDATE
     ), refusal (reason, kind, message) AS (VALUES
         ('RESERVATION_NOT_FOUND', 'NOT_FOUND', 'there is no such reservation'),
         ('RESERVATION_EXPIRED', 'FAILED_PRECONDITION', 'the time of the hold ran out'),
@@ -127,7 +136,7 @@ COMMIT_RESERVATION = statement(
             FROM (VALUES (1)) AS once LEFT JOIN target t ON true
         ) AS found LEFT JOIN refusal r ON r.reason = found.reason
     ), locked AS MATERIALIZED (
-        SELECT s.sku, l.quantity
+        SELECT s.sku, s.on_hand, s.reserved, l.quantity
         FROM verdict v
         JOIN reservation_line l ON l.reservation_id = v.id
         JOIN stock s ON s.sku = l.sku
@@ -149,28 +158,29 @@ COMMIT_RESERVATION = statement(
         WHERE r.id = v.id AND r.state = 'HELD' AND settled.outcome = 'DONE'
         RETURNING r.id, r.order_id, r.sequence
     ), taken AS (
-        UPDATE stock s SET on_hand = s.on_hand - l.quantity, reserved = s.reserved - l.quantity
+        UPDATE stock s SET on_hand = l.on_hand - l.quantity, reserved = l.reserved - l.quantity
         FROM sold, locked l
         WHERE s.sku = l.sku
     ), published AS (
         INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
         SELECT %(event_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::text, %(event_type)s::text,
-            %(payload)s::bytea || convert_to(sold.order_id::text, 'UTF8'), sold.sequence, %(bucket)s::smallint,
-            %(occurred_at)s::timestamptz
+            %(payload)s::bytea || convert_to(sold.order_id::text, 'UTF8'), sold.sequence,
+            %(bucket)s::smallint, %(occurred_at)s::timestamptz
         FROM sold
     )
     SELECT outcome, reply FROM settled
     """,
 )
 
-# No row: there is no such reservation. sequence is null where nothing was given back, because it had been before.
+# No row: there is no such reservation. sequence is null where nothing was given back, because it had been
+# before.
 RELEASE = statement(
     "release_reservation",
     """
     WITH target AS MATERIALIZED (
         SELECT r.id, r.order_id, r.state FROM reservation r WHERE r.id = %(reservation_id)s::uuid FOR UPDATE
     ), locked AS MATERIALIZED (
-        SELECT s.sku,
+        SELECT s.sku, s.on_hand, s.reserved,
             CASE t.state WHEN 'COMMITTED' THEN l.quantity ELSE 0 END AS sold,
             CASE t.state WHEN 'HELD' THEN l.quantity ELSE 0 END AS held
         FROM target t
@@ -180,7 +190,7 @@ RELEASE = statement(
         ORDER BY s.sku
         FOR UPDATE OF s
     ), returned AS (
-        UPDATE stock s SET on_hand = s.on_hand + l.sold, reserved = s.reserved - l.held
+        UPDATE stock s SET on_hand = l.on_hand + l.sold, reserved = l.reserved - l.held
         FROM locked l
         WHERE s.sku = l.sku
     ), released AS (
@@ -194,7 +204,8 @@ RELEASE = statement(
     """,
 )
 
-# now() and not clock_timestamp(), which cannot use the index; it is the earlier one, so no hold ends before its time.
+# now() and not clock_timestamp(), which cannot use the index; it is the earlier one, so no hold ends before
+# its time.
 EXPIRE_DUE = statement(
     "expire_due_reservations",
     """
@@ -209,9 +220,12 @@ EXPIRE_DUE = statement(
         FROM due JOIN reservation_line l ON l.reservation_id = due.id
         GROUP BY l.sku
     ), locked AS MATERIALIZED (
-        SELECT s.sku, back.quantity FROM back JOIN stock s ON s.sku = back.sku ORDER BY s.sku FOR UPDATE OF s
+        SELECT s.sku, s.on_hand, s.reserved, back.quantity
+        FROM back JOIN stock s ON s.sku = back.sku
+        ORDER BY s.sku
+        FOR UPDATE OF s
     ), returned AS (
-        UPDATE stock s SET reserved = s.reserved - l.quantity
+        UPDATE stock s SET on_hand = l.on_hand, reserved = l.reserved - l.quantity
         FROM locked l
         WHERE s.sku = l.sku
     )
@@ -225,8 +239,8 @@ EXPIRE_DUE = statement(
 RESERVATION = statement(
     "reservation",
     """
-    SELECT jsonb_build_object('id', r.id, 'order_id', r.order_id, 'state', r.state, 'expire_time', r.expire_time,
-        'lines', (
+    SELECT jsonb_build_object('id', r.id, 'order_id', r.order_id, 'state', r.state,
+        'expire_time', r.expire_time, 'lines', (
             SELECT jsonb_agg(jsonb_build_object('sku', l.sku, 'name', l.name, 'quantity', l.quantity,
                 'currency_code', l.currency_code, 'price_minor', l.price_minor) ORDER BY l.sku)
             FROM reservation_line l WHERE l.reservation_id = r.id

@@ -259,3 +259,30 @@ async def test_buyers_of_many_products_in_any_order_never_deadlock_and_never_ove
     await invariants_hold()
     [row] = await world.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert row["deadlocks"] == 0
+
+
+@pytest.mark.parametrize("beside", ["deliveries", "losses", "returns"])
+async def test_buyers_beside_changes_of_the_stock_fail_only_for_want_of_it(
+    world: Any, invariants_hold: Any, beside: str
+) -> None:
+    # An UPDATE tries its CHECKs on the snapshot's row before it sees the newer one that was locked and decided upon.
+    async def buy(sku: str) -> None:
+        order = world.order((sku, 1))
+        await order.reserve()
+        if beside == "returns":
+            await order.release()
+        else:
+            await order.commit()
+
+    outcomes: Counter[str] = Counter()
+    for round_number in range(10):
+        sku = f"X-{round_number}"
+        await world.product(sku, stock=10)
+        deltas = {"deliveries": 1, "losses": -1, "returns": 0}[beside]
+        changes = [world.adjust(sku, deltas) for _ in range(10)] if deltas else []
+        results = await asyncio.gather(*(buy(sku) for _ in range(40)), *changes, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        outcomes.update(getattr(failure, "reason", type(failure).__name__) for failure in failures)
+    assert "INSUFFICIENT_STOCK" in outcomes
+    assert set(outcomes) <= {"INSUFFICIENT_STOCK", "StockWouldBeNegativeError"}
+    await invariants_hold()

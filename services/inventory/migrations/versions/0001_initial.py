@@ -10,7 +10,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# SKUs sort by their bytes everywhere, in Python too: the order in which rows are locked must not hang on a locale.
+# SKUs sort by their bytes everywhere, in Python too: the order in which rows are locked must not hang on a
+# locale.
 TABLES = """
 CREATE TABLE product (
     sku text COLLATE "C" PRIMARY KEY CHECK (sku ~ '^[A-Z0-9][A-Z0-9._-]{0,63}$'),
@@ -29,7 +30,8 @@ CREATE TABLE product (
 );
 CREATE INDEX product_category ON product (category, sku);
 
--- Apart from product, because every order writes it: small rows, free space beside them, and no index on what changes.
+-- Apart from product, because every order writes it: small rows, free space beside them, and no index on
+-- what changes.
 CREATE TABLE stock (
     sku text COLLATE "C" PRIMARY KEY REFERENCES product (sku),
     on_hand bigint NOT NULL CHECK (on_hand >= 0),
@@ -66,8 +68,8 @@ CREATE TABLE reservation (
 ) WITH (fillfactor = 70);
 CREATE INDEX reservation_due ON reservation (expire_time) WHERE state = 'HELD';
 
--- No references: the one statement that writes a line has its reservation and its stock row in hand, and nothing ever
--- deletes either. Two checks a line are what this saves on the path of every order.
+-- No references: the one statement that writes a line has its reservation and its stock row in hand, and
+-- nothing ever deletes either. Two checks a line are what this saves on the path of every order.
 CREATE TABLE reservation_line (
     reservation_id uuid NOT NULL,
     sku text COLLATE "C" NOT NULL,

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from services.inventory.domain import (
+    InvalidFieldsError,
+    Money,
+    Product,
+    ProductChange,
+    Stock,
+    StockWouldBeNegativeError,
+    WantedLine,
+    check_change,
+    check_sku,
+    summed_lines,
+)
+
+EURO = frozenset({"EUR"})
+
+
+def problems_of(change: ProductChange, prefix: str = "") -> dict[str, str]:
+    with pytest.raises(InvalidFieldsError) as caught:
+        check_change(change, known_currencies=EURO, prefix=prefix)
+    return dict(caught.value.problems)
+
+
+def test_lines_are_summed_per_sku_and_sorted_by_the_bytes_of_the_sku() -> None:
+    lines = [WantedLine("B", 1), WantedLine("A-1", 2), WantedLine("B", 3), WantedLine("A.1", 1)]
+    assert summed_lines(lines) == (WantedLine("A-1", 2), WantedLine("A.1", 1), WantedLine("B", 4))
+
+
+def test_what_is_held_cannot_be_taken_away() -> None:
+    stock = Stock("A-1", on_hand=10, reserved=4)
+    assert stock.available == 6
+    assert stock.adjusted(-6) == Stock("A-1", on_hand=4, reserved=4)
+    with pytest.raises(StockWouldBeNegativeError):
+        stock.adjusted(-7)
+
+
+def test_the_etag_follows_the_version() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def product(version: int) -> Product:
+        return Product("A", "A", "", "", Money("EUR", 1), True, version, now, now, 0)  # noqa: FBT003
+
+    assert product(1).etag == product(1).etag != product(2).etag
+
+
+def test_values_within_their_limits_are_taken() -> None:
+    change = ProductChange("n" * 200, "two\nlines", "", Money("EUR", 0), active=False)
+    check_change(change, known_currencies=EURO)
+    check_change(ProductChange(), known_currencies=EURO)
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    change = ProductChange("", "\0", "a\nb", Money("EUR", -1))
+    found = problems_of(change, prefix="product.")
+    assert set(found) == {
+        "product.name",
+        "product.description",
+        "product.category",
+        "product.unit_price",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (ProductChange(name="n" * 201), "name"),
+        (ProductChange(name="a\tb"), "name"),
+        (ProductChange(description="d" * 4001), "description"),
+        (ProductChange(category="c" * 101), "category"),
+        (ProductChange(unit_price=Money("XYZ", 1)), "unit_price"),
+    ],
+)
+def test_a_value_past_its_limit_is_refused(change: ProductChange, field: str) -> None:
+    assert set(problems_of(change)) == {field}
+
+
+@pytest.mark.parametrize("sku", ["", "a", "-A", "A" * 65, "A B", "A\n", "A\0"])
+def test_what_can_be_no_sku_is_refused(sku: str) -> None:
+    with pytest.raises(InvalidFieldsError):
+        check_sku(sku, "sku")
