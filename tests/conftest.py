@@ -246,5 +246,5 @@ def kafka_bootstrap_servers() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def kafka_jars() -> Path:
-    """Return the folder for Apache Kafka's jars, for tests that run a broker of their own with Java and Maven."""
+    """Return the folder for Apache Kafka's jars, for tests that run a broker of their own."""
     return JARS
