@@ -70,9 +70,7 @@ def _start_relay(life: Lifecycle, settings: PaymentsSettings, database: Database
     servers = settings.kafka_bootstrap_servers
     if not servers:
         return None
-    # New at every start, so that two replicas never take themselves for one owner.
-    owner = f"{settings.process} {new_id()}"
-    relay = Relay(database, bootstrap_servers=servers, topic=events.TOPIC, owner=owner)
+    relay = Relay(database, bootstrap_servers=servers, topic=events.TOPIC, owner=settings.process)
     life.start(relay.run(), name="relay")
     life.on_stop(lambda: _drain(relay))
     return relay

@@ -45,8 +45,8 @@ class PaymentProvider(Protocol):
 
     A payment is known by the id that we gave it. Every operation has a key and is idempotent by it: the same
     key again changes nothing. So does an operation that can have no effect any more, a capture after a cancel
-    say. Each answers with what became of the payment. Any of them may raise ProviderOutcomeUnknownError, or be
-    cut off by the caller's time-out; both mean that the outcome is not known.
+    say. Each answers with what became of the payment. Any may raise ProviderOutcomeUnknownError, or be cut
+    off by the caller's time-out; both mean that the outcome is not known.
     """
 
     @property

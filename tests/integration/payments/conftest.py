@@ -114,11 +114,16 @@ class World:
 
     async def deliver(self, step: Step) -> None:
         """Lets an authorisation that is on its way arrive."""
-        for table, column in (("payment", "deliver_time"), ("operation", "effective_time")):
-            sql = (
-                f"UPDATE provider_simulation.{table} SET {column} = clock_timestamp()"
-                f" WHERE payment_id = %(id)s AND {column} > clock_timestamp()"
-            )
+        for sql in (
+            (
+                "UPDATE provider_simulation.payment SET deliver_time = clock_timestamp()"
+                " WHERE payment_id = %(id)s AND deliver_time > clock_timestamp()"
+            ),
+            (
+                "UPDATE provider_simulation.operation SET effective_time = clock_timestamp()"
+                " WHERE payment_id = %(id)s AND effective_time > clock_timestamp()"
+            ),
+        ):
             await self.provider_database.fetch(statement("test", sql), {"id": step.order.payment_id})
 
     async def broken(self) -> list[tuple[str, str]]:
