@@ -128,7 +128,7 @@ _INSERT = statement(
     """,  # noqa: S608 - constants of this module
 )
 _LOCK = statement("lock_order", "SELECT state FROM orders WHERE id = %(id)s FOR UPDATE")
-_EXISTS = statement("order_exists", "SELECT FROM orders WHERE id = %(id)s")
+_EXISTS = statement("order_exists", "SELECT id FROM orders WHERE id = %(id)s")
 _REJECT = statement(
     "reject_order",
     """
@@ -267,11 +267,6 @@ async def reject_order(
     }
     row = (await tx.fetch(_REJECT, params))[0]
     return row["reply"], row["sequence"]
-
-
-async def order_exists(database: Database, order_id: UUID) -> bool:
-    """Whether there is an order of this id."""
-    return bool(await database.fetch(_EXISTS, {"id": order_id}))
 
 
 def _barrier(call: SagaCall) -> Row:

@@ -48,7 +48,7 @@ def euro(minor_units: int) -> Money:
     return Money("EUR", minor_units)
 
 
-@pytest.mark.parametrize(("state", "wanted"), itertools.product(OrderState, OrderState))
+@pytest.mark.parametrize(("state", "wanted"), list(itertools.product(OrderState, OrderState)))
 def test_exactly_the_transitions_of_the_design_are_allowed(state: OrderState, wanted: OrderState) -> None:
     if (state, wanted) in ALLOWED:
         require_transition(state, wanted)

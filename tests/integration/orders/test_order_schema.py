@@ -1,0 +1,104 @@
+"""What the database itself refuses, and that it agrees with the domain."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from psycopg.errors import CheckViolation
+
+from chassis.ids import new_id
+from services.orders.domain import INITIAL_STATE, TRANSITIONS, OrderState, RefundState
+from services.orders.store import reads
+
+pytestmark = pytest.mark.integration
+
+
+async def constraint(world: Any, name: str) -> str:
+    sql = "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conname = %(name)s"
+    return str((await world.rows(sql, name=name))[0]["text"])
+
+
+async def test_the_transitions_of_the_database_are_those_of_the_domain(world: Any) -> None:
+    mirrored = set(re.findall(r"'([A-Z]*>[A-Z]+)'", await constraint(world, "order_history_transition")))
+    table = {f"{state}>{wanted}" for state, following in TRANSITIONS.items() for wanted in following}
+    assert mirrored == table | {f">{INITIAL_STATE}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("orders_state_check", OrderState), ("orders_refund_state_check", RefundState)]
+)
+async def test_the_states_of_the_database_are_those_of_the_domain(world: Any, name: str, known: Any) -> None:
+    assert set(re.findall(r"'([A-Z]+)'", await constraint(world, name))) == set(known)
+
+
+@pytest.mark.parametrize("state", list(OrderState))
+async def test_no_state_can_be_entered_twice_in_the_history(world: Any, state: OrderState) -> None:
+    sql = """
+        INSERT INTO order_history (order_id, sequence, previous_state, state, at)
+        VALUES (%(id)s, 2, %(state)s, %(state)s, now())
+    """
+    with pytest.raises(CheckViolation):
+        await world.rows(sql, id=new_id(), state=state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'CONFIRMED'",
+        "state = 'REJECTED'",
+        "rejection_reason = 'WHY', rejection_message = ''",
+        "total_minor = 1",
+        "items = '[]'",
+        "state = 'LOST'",
+    ],
+)
+async def test_an_order_that_contradicts_itself_cannot_be_stored(world: Any, change: str) -> None:
+    saga = world.saga()
+    await saga.create()
+    with pytest.raises(CheckViolation):
+        await world.rows(f"UPDATE orders SET {change} WHERE id = %(id)s", id=saga.order_id)  # noqa: S608
+
+
+async def test_a_sale_whose_total_does_not_add_up_cannot_be_stored(world: Any) -> None:
+    saga = world.saga()
+    await saga.create()
+    await saga.confirm()
+    with pytest.raises(CheckViolation):
+        await world.rows("UPDATE orders SET tax_minor = tax_minor + 1 WHERE id = %(id)s", id=saga.order_id)
+
+
+@pytest.mark.parametrize(
+    ("filtered_by", "indexes"),
+    [
+        ((False, False), "orders_newest"),
+        ((True, False), "orders_newest_of_user"),
+        ((False, True), "orders_newest_in_state"),
+        ((True, True), "orders_newest_of_user|orders_newest_in_state"),
+    ],
+)
+async def test_every_list_reads_an_index_in_its_order_and_sorts_nothing(
+    world: Any, filtered_by: tuple[bool, bool], indexes: str
+) -> None:
+    params = {
+        "user_id": new_id(),
+        "state": OrderState.PENDING,
+        "before_time": reads.NEWEST[0],
+        "before_id": reads.NEWEST[1],
+        "limit": 51,
+    }
+    # Small tables are sorted whatever the indexes: what is asked is whether an index could serve.
+    async with world.database.transaction() as tx:
+        for setting in ("enable_seqscan", "enable_sort", "enable_bitmapscan"):
+            await tx.fetch(_statement(f"SET LOCAL {setting} = off"), {})
+        explain = _statement(f"EXPLAIN {reads._LISTS[filtered_by].sql}")
+        plan = "\n".join(row["QUERY PLAN"] for row in await tx.fetch(explain, params))
+    assert re.search(rf"Index Scan Backward using ({indexes})\b", plan), plan
+    assert "Sort" not in plan
+
+
+def _statement(sql: str) -> Any:
+    from chassis.postgres import statement
+
+    return statement("of_a_test", sql)
