@@ -6,7 +6,6 @@
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
-from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 MAX_MINOR_UNITS: Final = 10**12
@@ -139,14 +138,24 @@ class NewProduct(Body):
     unit_price: Money
 
 
+def _without_null(schema: dict[str, Any]) -> None:
+    """Takes null out of the documented types: it is there for "absent" only."""
+    for name, member in schema["properties"].items():
+        kept = [choice for choice in member.pop("anyOf") if choice != {"type": "null"}]
+        member.pop("default")
+        schema["properties"][name] = {**member, **kept[0]}
+
+
 class ProductPatch(Body):
     """What to change of a product; what is absent stays as it is."""
 
-    name: Name | SkipJsonSchema[None] = None
-    description: Description | SkipJsonSchema[None] = None
-    category: Category | SkipJsonSchema[None] = None
-    unit_price: Money | SkipJsonSchema[None] = None
-    active: bool | SkipJsonSchema[None] = None
+    model_config = ConfigDict(json_schema_extra=_without_null)
+
+    name: Name | None = None
+    description: Description | None = None
+    category: Category | None = None
+    unit_price: Money | None = None
+    active: bool | None = None
 
     @field_validator("*", mode="before")
     @classmethod

@@ -11,6 +11,30 @@ from gateway.views import ProblemView
 
 BEARER: Final = "accessToken"
 
+IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "Chosen by you: the same key again is the same request again, and has its effect once.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "example": "0b6a8f5c-place-order",
+}
+PREFER: Final[dict[str, Any]] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "How long to wait for the end (RFC 7240): `wait=N`, 0 to 30 seconds, or `respond-async`.",
+    "schema": {"type": "string"},
+    "example": "wait=10",
+}
+IF_MATCH: Final[dict[str, Any]] = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` that was read: the change is made only where it is still that.",
+    "schema": {"type": "string"},
+}
+
 _PROBLEM: Final = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _FOR_ALL: Final = {
     400: "The request is malformed; `errors` names the fields",
@@ -31,6 +55,11 @@ def problem_responses(access: Access) -> dict[int | str, dict[str, Any]]:
 def problems(texts: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     """Describes problem responses, by status."""
     return {status: {"description": text, "content": _PROBLEM} for status, text in sorted(texts.items())}
+
+
+def headers_of(*headers: dict[str, Any]) -> dict[str, Any]:
+    """Describes the headers that a route reads by itself."""
+    return {"parameters": [dict(header) for header in headers]}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The route class: nobody gets in undeclared, and no body gets in that is not strict JSON."""
 
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -16,6 +17,7 @@ from gateway.strict_json import parse_object
 MAX_BODY_BYTES: Final = 64 * 1024
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+API: Final = "/api/v1"
 _ACCESS: Final = "__access__"
 
 
@@ -35,9 +37,14 @@ def access_of(endpoint: Callable[..., Any]) -> Access | None:
     return access if isinstance(access, Access) else None
 
 
-def router(prefix: str = "", *, tags: list[str] | None = None) -> APIRouter:
-    """Makes a router all of whose routes are guarded."""
-    return APIRouter(prefix=prefix, tags=list(tags or ()), route_class=GuardedRoute)
+def router(prefix: str = "", *, tags: list[str | Enum] | None = None) -> APIRouter:
+    """Makes a router all of whose routes are guarded.
+
+    Args:
+        prefix: Where they are, all of the path.
+        tags: Where they are in the documentation.
+    """
+    return APIRouter(prefix=prefix, tags=tags, route_class=GuardedRoute)
 
 
 class _ParsedRequest(Request):

@@ -9,11 +9,11 @@ from gateway.auth import Access
 from gateway.context import Ctx
 from gateway.models import SagaQuery, UuidText
 from gateway.openapi import problems
-from gateway.routing import allow, router
+from gateway.routing import API, allow, router
 from gateway.views import Page, SagaView, TimelineEntryView
 from sagacity.sagas.v1 import sagas_pb2
 
-ROUTER = router("/admin/sagas", tags=["admin"])
+ROUTER = router(f"{API}/admin/sagas", tags=["admin"])
 
 _NOT_FOUND: Final = {404: "There is no such saga"}
 

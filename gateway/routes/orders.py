@@ -10,15 +10,15 @@ from gateway.auth import Access
 from gateway.context import Ctx
 from gateway.idempotency import preference
 from gateway.models import NewOrder, OrderQuery, UuidText
-from gateway.openapi import problems
+from gateway.openapi import IDEMPOTENCY_KEY, PREFER, headers_of, problems
 from gateway.problems import Problem, ProblemError, status_of_refusal
 from gateway.routes.products import money
-from gateway.routing import allow, router
+from gateway.routing import API, allow, router
 from gateway.views import OrderInProgress, OrderView, Page
 from sagacity.orders.v1 import orders_pb2
 from sagacity.sagas.v1 import sagas_pb2
 
-ROUTER = router("/orders", tags=["orders"])
+ROUTER = router(f"{API}/orders", tags=["orders"])
 
 MARGIN_SECONDS: Final = 5.0  # what the orchestrator may take beside the wait
 
@@ -30,6 +30,7 @@ _LOCATION: Final = {"Location": {"description": "Where the order is", "schema": 
     "",
     status_code=201,
     response_model=OrderView,
+    openapi_extra=headers_of(IDEMPOTENCY_KEY, PREFER),
     responses={
         201: {"description": "The order is complete: sold and paid", "headers": _LOCATION},
         202: {
@@ -67,7 +68,7 @@ async def place_order(body: NewOrder, context: Ctx) -> Response:
     reply = await context.call(
         sagas, sagas.stub.PlaceOrder, request, timeout_seconds=wait.wait_seconds + MARGIN_SECONDS
     )
-    headers = {"Location": f"/api/v1/orders/{reply.order_id}"}
+    headers = {"Location": f"{API}/orders/{reply.order_id}"}
     if wait.applied:
         headers["Preference-Applied"] = wait.applied
     return _answer(reply, headers)

@@ -10,14 +10,14 @@ from gateway import render
 from gateway.auth import Access
 from gateway.context import Context, Ctx
 from gateway.models import Money, NewProduct, ProductPatch, ProductQuery, Sku, StockAdjustment
-from gateway.openapi import problems
+from gateway.openapi import IDEMPOTENCY_KEY, IF_MATCH, headers_of, problems
 from gateway.problems import FieldError, malformed
-from gateway.routing import allow, router
+from gateway.routing import API, allow, router
 from gateway.views import Page, ProductView, StockView
 from sagacity.common.v1 import money_pb2
 from sagacity.inventory.v1 import inventory_pb2
 
-ROUTER = router("/products", tags=["products"])
+ROUTER = router(f"{API}/products", tags=["products"])
 
 _ETAG: Final = re.compile(r'"([\x21\x23-\x7e]{1,200})"')
 _NOT_FOUND: Final = {404: "There is no such product"}
@@ -48,7 +48,12 @@ async def list_products(query: Annotated[ProductQuery, Query()], context: Ctx) -
     )
 
 
-@ROUTER.post("", status_code=201, responses=problems({409: "The SKU is taken"}))
+@ROUTER.post(
+    "",
+    status_code=201,
+    openapi_extra=headers_of(IDEMPOTENCY_KEY),
+    responses=problems({409: "The SKU is taken"}),
+)
 @allow(Access.ADMIN)
 async def create_product(body: NewProduct, response: Response, context: Ctx) -> ProductView:
     """Adds a product, with no stock.
@@ -65,7 +70,7 @@ async def create_product(body: NewProduct, response: Response, context: Ctx) -> 
         unit_price=money(body.unit_price),
     )
     reply = await context.call(inventory, inventory.stub.CreateProduct, request)
-    response.headers["Location"] = f"/api/v1/products/{reply.product.sku}"
+    response.headers["Location"] = f"{API}/products/{reply.product.sku}"
     return _tagged(reply.product, response)
 
 
@@ -79,7 +84,11 @@ async def read_product(sku: SkuPath, response: Response, context: Ctx) -> Produc
     return _tagged(reply.product, response)
 
 
-@ROUTER.patch("/{sku}", responses=problems({**_NOT_FOUND, 412: "Somebody else changed it: read it again"}))
+@ROUTER.patch(
+    "/{sku}",
+    openapi_extra=headers_of(IF_MATCH),
+    responses=problems({**_NOT_FOUND, 412: "Somebody else changed it: read it again"}),
+)
 @allow(Access.ADMIN)
 async def update_product(sku: SkuPath, body: ProductPatch, response: Response, context: Ctx) -> ProductView:
     """Changes the fields that are given; with `If-Match`, only the version that was read."""
@@ -122,6 +131,7 @@ async def read_stock(sku: SkuPath, context: Ctx) -> StockView:
 @ROUTER.post(
     "/{sku}/stock-adjustments",
     status_code=201,
+    openapi_extra=headers_of(IDEMPOTENCY_KEY),
     responses=problems({**_NOT_FOUND, 409: "There would be less than nothing"}),
 )
 @allow(Access.ADMIN)
@@ -135,7 +145,7 @@ async def adjust_stock(sku: SkuPath, body: StockAdjustment, response: Response, 
         request_id=context.request_id_of(f"POST /products/{sku}/stock-adjustments"),
     )
     reply = await context.call(inventory, inventory.stub.AdjustStock, request)
-    response.headers["Location"] = f"/api/v1/products/{sku}/stock"
+    response.headers["Location"] = f"{API}/products/{sku}/stock"
     return render.stock(reply.stock)
 
 

@@ -5,11 +5,11 @@ from gateway.auth import Access
 from gateway.context import Ctx
 from gateway.models import NewSession
 from gateway.openapi import problems
-from gateway.routing import allow, router
+from gateway.routing import API, allow, router
 from gateway.views import SessionView
 from sagacity.users.v1 import users_pb2
 
-ROUTER = router("/sessions", tags=["sessions"])
+ROUTER = router(f"{API}/sessions", tags=["sessions"])
 
 
 @ROUTER.post("", status_code=201, responses=problems({401: "The e-mail address or the password is wrong"}))

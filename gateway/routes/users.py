@@ -9,18 +9,23 @@ from gateway import render
 from gateway.auth import Access
 from gateway.context import Ctx
 from gateway.models import NewPaymentMethod, NewUser, PostalAddress, UuidText
-from gateway.openapi import problems
+from gateway.openapi import IDEMPOTENCY_KEY, headers_of, problems
 from gateway.problems import DOMAIN
-from gateway.routing import allow, router
+from gateway.routing import API, allow, router
 from gateway.views import Page, PaymentMethodView, StatisticsView, UserAddressView, UserView
 from sagacity.common.v1 import postal_address_pb2
 from sagacity.payments.v1 import payments_pb2
 from sagacity.users.v1 import users_pb2
 
-ROUTER = router("/users", tags=["users"])
+ROUTER = router(f"{API}/users", tags=["users"])
 
 
-@ROUTER.post("", status_code=201, responses=problems({409: "The e-mail address has an account already"}))
+@ROUTER.post(
+    "",
+    status_code=201,
+    openapi_extra=headers_of(IDEMPOTENCY_KEY),
+    responses=problems({409: "The e-mail address has an account already"}),
+)
 @allow(Access.ANYONE)
 async def register(body: NewUser, response: Response, context: Ctx) -> UserView:
     """Registers a customer.
@@ -33,7 +38,7 @@ async def register(body: NewUser, response: Response, context: Ctx) -> UserView:
         email=body.email, password=body.password, display_name=body.display_name
     )
     reply = await context.call(users, users.stub.Register, request)
-    response.headers["Location"] = "/api/v1/users/me"
+    response.headers["Location"] = f"{API}/users/me"
     return render.user(reply.user)
 
 
@@ -66,7 +71,12 @@ async def list_my_addresses(context: Ctx) -> Page[UserAddressView]:
     return Page(items=[render.user_address(entry) for entry in reply.addresses])
 
 
-@ROUTER.post("/me/addresses", status_code=201, responses=problems({409: "The address book is full"}))
+@ROUTER.post(
+    "/me/addresses",
+    status_code=201,
+    openapi_extra=headers_of(IDEMPOTENCY_KEY),
+    responses=problems({409: "The address book is full"}),
+)
 @allow(Access.USER)
 async def add_my_address(body: PostalAddress, response: Response, context: Ctx) -> UserAddressView:
     """Adds an address to the address book of the calling user."""
@@ -77,7 +87,7 @@ async def add_my_address(body: PostalAddress, response: Response, context: Ctx) 
         address=postal_address_pb2.PostalAddress(**body.model_dump()),
     )
     reply = await context.call(users, users.stub.AddAddress, request)
-    response.headers["Location"] = "/api/v1/users/me/addresses"
+    response.headers["Location"] = f"{API}/users/me/addresses"
     return render.user_address(reply.address)
 
 
@@ -94,6 +104,7 @@ async def list_my_payment_methods(context: Ctx) -> Page[PaymentMethodView]:
 @ROUTER.post(
     "/me/payment-methods",
     status_code=201,
+    openapi_extra=headers_of(IDEMPOTENCY_KEY),
     responses=problems({409: "The provider does not know the token, or there are too many methods"}),
 )
 @allow(Access.USER)
@@ -108,7 +119,7 @@ async def add_my_payment_method(
         provider_token=body.provider_token,
     )
     reply = await context.call(payments, payments.stub.AddPaymentMethod, request)
-    response.headers["Location"] = f"/api/v1/users/me/payment-methods/{reply.payment_method.id}"
+    response.headers["Location"] = f"{API}/users/me/payment-methods/{reply.payment_method.id}"
     return render.payment_method(reply.payment_method)
 
 

@@ -138,7 +138,7 @@ async def test_a_refused_order_is_a_problem_with_the_reason_the_order_and_the_de
     [(sagas_pb2.ORDER_PROGRESS_PENDING, "pending"), (sagas_pb2.ORDER_PROGRESS_UNDOING, "undoing")],
 )
 async def test_an_order_on_its_way_is_202_with_a_location(
-    client: httpx2.AsyncClient, backends: Any, progress: sagas_pb2.OrderProgress, state: str
+    client: httpx2.AsyncClient, backends: Any, progress: Any, state: str
 ) -> None:
     backends.answers["PlaceOrder"] = sagas_pb2.PlaceOrderResponse(order_id=ORDER, progress=progress)
     response = await place(client, backends, Prefer="respond-async")
