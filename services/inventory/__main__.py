@@ -21,7 +21,6 @@ from services.inventory.app.expiry import ExpirySweeper
 from services.inventory.app.reservations import Reservations
 from services.inventory.config import InventorySettings
 
-SERVICE = "inventory"
 # Kafka may be away: what is left then is published after the next start.
 RELAY_DRAIN_SECONDS = 5.0
 
@@ -31,10 +30,10 @@ log = structlog.get_logger(__name__)
 async def program(life: Lifecycle) -> None:
     """Sets everything up and returns once it serves. What is registered last stops first."""
     settings = InventorySettings.read()
-    configure_logging(SERVICE, settings.log_format)
+    configure_logging(settings.process, settings.log_format)
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
-    database = await Database.open(settings.required("database_dsn"), application_name=SERVICE)
+    database = await Database.open(settings.required("database_dsn"), application_name=settings.process)
     life.on_stop(database.close)
     await database.ping()
 
@@ -44,7 +43,7 @@ async def program(life: Lifecycle) -> None:
             database,
             bootstrap_servers=settings.kafka_bootstrap_servers,
             topic=events.TOPIC,
-            owner=SERVICE,
+            owner=settings.process,
         )
         wake_relay = relay.wake
         life.start(relay.run(), name="relay")

@@ -265,7 +265,7 @@ async def test_buyers_of_many_products_in_any_order_never_deadlock_and_never_ove
 async def test_buyers_beside_changes_of_the_stock_fail_only_for_want_of_it(
     world: Any, invariants_hold: Any, beside: str
 ) -> None:
-    # An UPDATE tries its CHECKs on the snapshot's row before it sees the newer one that was locked and decided upon.
+    # An UPDATE tries its CHECKs on the row of the snapshot, before it sees the newer one that was locked.
     async def buy(sku: str) -> None:
         order = world.order((sku, 1))
         await order.reserve()
