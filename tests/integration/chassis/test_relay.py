@@ -124,7 +124,9 @@ async def test_an_event_that_cannot_be_sent_stops_its_own_key_and_no_other(
         # Mended, it is published with what waited behind it.
         await rows(database, "UPDATE outbox SET payload = ''::bytea")
         assert await relay.drain(DRAIN_SECONDS)
-    assert [from_record(record).sequence for record in await read_topic(topic, 5) if record.key == b"bad"] == [
+    assert [
+        from_record(record).sequence for record in await read_topic(topic, 5) if record.key == b"bad"
+    ] == [
         1,
         2,
         3,
@@ -167,7 +169,16 @@ async def test_a_relay_that_lost_its_lease_deletes_and_takes_nothing(
 
 
 async def test_what_was_committed_while_kafka_was_down_is_published_in_order(
-    open_database, publish, rows, running, new_relay, read_topic, topic, tmp_path: Path, kafka_jars, monkeypatch
+    open_database,
+    publish,
+    rows,
+    running,
+    new_relay,
+    read_topic,
+    topic,
+    tmp_path: Path,
+    kafka_jars,
+    monkeypatch,
 ):
     """F18: down at the start, and again in between."""
     from deploy.local.kafka import ApacheKafka

@@ -1,0 +1,309 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from chassis import consumer as consumer_module
+from chassis import relay as relay_module
+from chassis.cloud_events import to_message
+from chassis.consumer import INBOX_DDL, Consumer, Handler, ReceivedEvent
+from chassis.ids import new_id
+from chassis.outbox import OUTBOX_DDL
+from chassis.postgres import Database, Transaction, statement
+from chassis.relay import Relay
+
+pytestmark = [pytest.mark.integration, pytest.mark.kafka]
+
+DDL = INBOX_DDL + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
+PLACED = "sagacity.orders.v1.OrderPlaced"
+POISON = b"poison"
+DRAIN_SECONDS = 30.0
+ADD = statement("add", "INSERT INTO effects (aggregate, sequence) VALUES (%(aggregate)s, %(sequence)s)")
+ALL = statement("all", "SELECT aggregate, sequence FROM effects ORDER BY n")
+LETTERS = statement("letters", "SELECT aggregate_id, sequence, error FROM dead_letter ORDER BY sequence")
+
+
+async def record_effect(tx: Transaction, event: ReceivedEvent) -> None:
+    await tx.fetch(ADD, {"aggregate": event.aggregate_id, "sequence": event.sequence})
+    if event.payload == POISON:
+        raise ValueError("poison")
+
+
+async def effects(database: Database) -> dict[str, list[int]]:
+    seen: dict[str, list[int]] = {}
+    for row in await database.fetch(ALL, {}):
+        seen.setdefault(row["aggregate"], []).append(row["sequence"])
+    return seen
+
+
+async def letters(database: Database) -> list[tuple[str, int]]:
+    return [(row["aggregate_id"], row["sequence"]) for row in await database.fetch(LETTERS, {})]
+
+
+@pytest.fixture
+def new_consumer(kafka_bootstrap_servers: str, topic: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(consumer_module, "BACKOFF_BASE_SECONDS", 0.001)
+    monkeypatch.setattr(consumer_module, "POLL_MS", 50)
+
+    def make(
+        database: Database, handler: Handler = record_effect, *, servers: str = kafka_bootstrap_servers
+    ) -> Consumer:
+        return Consumer(
+            database,
+            bootstrap_servers=servers,
+            topics=[topic],
+            group=f"{topic}-group",
+            handlers={PLACED: handler},
+        )
+
+    return make
+
+
+@pytest.fixture
+async def send(kafka_bootstrap_servers: str, topic: str) -> Any:
+    """Put events on the topic as a relay would: `await send(("key", 1), ("key", 2, b"payload"))`."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers, enable_idempotence=True)
+    await producer.start()
+
+    async def run(*events: Any, event_type: str = PLACED) -> None:
+        for key, sequence, *payload in events:
+            row = {
+                "id": new_id(),
+                "type": event_type,
+                "occurred_at": relay_time(),
+                "aggregatetype": "order",
+                "aggregateid": key,
+                "sequence": sequence,
+                "payload": payload[0] if payload else b"",
+                "traceparent": None,
+            }
+            await producer.send_and_wait(topic, **to_message(row, source=topic))
+
+    yield run
+    await producer.stop()
+
+
+def relay_time() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DRAIN_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def consume_all(consumer: Consumer, expected: Callable[[], Awaitable[bool]], running: Any) -> None:
+    async with running(consumer):
+        await until(expected)
+        assert await consumer.drain(DRAIN_SECONDS)
+
+
+async def test_events_are_applied_once_and_in_order(open_database, new_consumer, send, running):
+    database = await open_database(DDL)
+    await send(("a", 1), ("b", 1), ("a", 2), ("a", 2), ("a", 1), ("b", 2), ("a", 3))
+
+    async def done() -> bool:
+        return await effects(database) == {"a": [1, 2, 3], "b": [1, 2]}
+
+    await consume_all(new_consumer(database), done, running)
+    assert await done()
+    assert await letters(database) == []
+
+
+async def test_a_consumer_that_died_before_its_offset_commit_applies_nothing_twice(
+    open_database, new_consumer, send, running
+):
+    """F5: the effect is committed, the offset is not, and the same records come again."""
+    database = await open_database(DDL)
+    await send(("a", 1), ("a", 2))
+    first = new_consumer(database)
+    async with first._kafka() as kafka:
+        records: list[Any] = []
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while len(records) < 2:
+                for batch in (await kafka.getmany(timeout_ms=50)).values():
+                    records.extend(batch)
+        await first._apply(records)
+    assert await effects(database) == {"a": [1, 2]}
+    await send(("a", 3))
+
+    async def done() -> bool:
+        return (await effects(database)).get("a", [])[-1:] == [3]
+
+    await consume_all(new_consumer(database), done, running)
+    assert await effects(database) == {"a": [1, 2, 3]}
+
+
+async def test_two_consumers_that_both_believe_they_own_a_partition_apply_an_event_once(
+    open_database, new_consumer, send
+):
+    """F19."""
+    database = await open_database(DDL)
+    await send(("a", 1), ("a", 2))
+    one, two = new_consumer(database), new_consumer(database)
+    async with one._kafka() as kafka:
+        records: list[Any] = []
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while len(records) < 2:
+                for batch in (await kafka.getmany(timeout_ms=50)).values():
+                    records.extend(batch)
+    await asyncio.gather(one._apply(records), two._apply(records))
+    assert await effects(database) == {"a": [1, 2]}
+
+
+async def test_a_poison_event_is_parked_and_its_key_waits_while_others_flow(
+    open_database, new_consumer, send, running
+):
+    """F20."""
+    database = await open_database(DDL)
+    await send(("bad", 1), ("bad", 2, POISON), ("bad", 3), ("good", 1), ("bad", 4), ("good", 2))
+
+    async def done() -> bool:
+        return len(await letters(database)) == 3 and (await effects(database)).get("good") == [1, 2]
+
+    await consume_all(new_consumer(database), done, running)
+    assert await effects(database) == {"bad": [1], "good": [1, 2]}
+    assert await letters(database) == [("bad", 2), ("bad", 3), ("bad", 4)]
+    first = (await database.fetch(LETTERS, {}))[0]
+    assert "poison" in first["error"]
+
+
+async def test_a_parked_event_that_comes_again_is_parked_once(open_database, new_consumer, send, running):
+    database = await open_database(DDL)
+    await send(("bad", 1, POISON), ("bad", 1, POISON), ("bad", 2), ("bad", 2), ("good", 1))
+
+    async def done() -> bool:
+        return len(await letters(database)) == 2 and "good" in await effects(database)
+
+    await consume_all(new_consumer(database), done, running)
+    assert await letters(database) == [("bad", 1), ("bad", 2)]
+
+
+async def test_a_gap_halts_its_key_and_no_other(open_database, new_consumer, send, running):
+    database = await open_database(DDL)
+    await send(("gap", 1), ("gap", 3), ("gap", 4), ("good", 1))
+
+    async def done() -> bool:
+        return len(await letters(database)) == 2 and "good" in await effects(database)
+
+    await consume_all(new_consumer(database), done, running)
+    assert await effects(database) == {"gap": [1], "good": [1]}
+    assert await letters(database) == [("gap", 3), ("gap", 4)]
+
+
+async def test_a_handler_that_fails_for_a_while_is_tried_again(open_database, new_consumer, send, running):
+    database = await open_database(DDL)
+    failures = iter([ValueError("once"), ValueError("twice")])
+
+    async def shaky(tx: Transaction, event: ReceivedEvent) -> None:
+        await record_effect(tx, event)
+        for error in failures:
+            raise error
+
+    await send(("a", 1))
+
+    async def done() -> bool:
+        return await effects(database) == {"a": [1]}
+
+    await consume_all(new_consumer(database, shaky), done, running)
+    assert await letters(database) == []
+
+
+async def test_an_event_without_a_handler_moves_the_mark_so_that_the_next_is_no_gap(
+    open_database, new_consumer, send, running
+):
+    database = await open_database(DDL)
+    await send(("a", 1), event_type="sagacity.orders.v1.OrderForgotten")
+    await send(("a", 2))
+
+    async def done() -> bool:
+        return await effects(database) == {"a": [2]}
+
+    await consume_all(new_consumer(database), done, running)
+    assert await letters(database) == []
+
+
+async def test_a_record_that_is_no_event_of_ours_is_kept_and_passed(
+    open_database, new_consumer, send, running, kafka_bootstrap_servers, topic
+):
+    database = await open_database(DDL)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(topic, b"garbage", key=b"a")
+    await producer.stop()
+    await send(("a", 1))
+
+    async def done() -> bool:
+        return await effects(database) == {"a": [1]} and len(await letters(database)) == 1
+
+    await consume_all(new_consumer(database), done, running)
+
+
+async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_kafka(
+    open_database, new_consumer, send, running, monkeypatch
+):
+    monkeypatch.setattr(consumer_module, "MAX_HALTS_IN_A_ROW", 3)
+    database = await open_database(DDL)
+    await send(*((f"key-{number}", 1, POISON) for number in range(6)))
+    consumer = new_consumer(database)
+    async with running(consumer):
+
+        async def done() -> bool:
+            return len(await letters(database)) == 3
+
+        await until(done)
+        assert await consumer.drain(DRAIN_SECONDS)
+    assert len(await letters(database)) == 3
+
+
+async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_first_and_in_between(
+    open_database, publish, new_consumer, running, topic, tmp_path: Path, kafka_jars, monkeypatch
+):
+    """F18, for both ends."""
+    from deploy.local.kafka import ApacheKafka
+
+    monkeypatch.setattr(relay_module, "BACKOFF_CAP_SECONDS", 0.5)
+    monkeypatch.setattr(relay_module, "DELIVERY_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(consumer_module, "BACKOFF_CAP_SECONDS", 0.5)
+    broker = ApacheKafka(tmp_path, jars=kafka_jars)
+    broker.prepare()
+    database = await open_database(DDL + OUTBOX_DDL)
+    consumer = new_consumer(database, servers=broker.bootstrap_servers)
+    relay = Relay(database, bootstrap_servers=broker.bootstrap_servers, topic=topic, owner="orders")
+
+    async def applied(upto: int) -> None:
+        async def done() -> bool:
+            return await effects(database) == {"a": list(range(1, upto + 1))}
+
+        await until(done)
+
+    async def both_noticed() -> None:
+        async def noticed() -> bool:
+            return bool(relay._failures)
+
+        await until(noticed)
+
+    try:
+        await publish(database, "a", 1)
+        async with running(relay), running(consumer):
+            await both_noticed()
+            await asyncio.to_thread(broker.start)
+            await applied(1)
+            broker.kill()
+            await publish(database, "a", 2)
+            relay.wake()
+            await both_noticed()
+            await asyncio.to_thread(broker.start)
+            await applied(2)
+            await publish(database, "a", 3)
+            relay.wake()
+            await applied(3)
+    finally:
+        broker.kill()
+    assert await letters(database) == []
