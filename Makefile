@@ -61,5 +61,5 @@ migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_
 		$(BIN)/python -m chassis.migrations $$package || exit 1; \
 	done
 
-bench: $(STAMP) ## measure orders per second on this machine
-	@$(BIN)/python -m tests.bench.orders $(ARGS)
+bench: $(STAMP) ## measure orders per second on this machine (JSON=path writes the figures there too)
+	@$(BIN)/python -m tests.bench.orders $(if $(JSON),--json-to $(JSON)) $(ARGS)

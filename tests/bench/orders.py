@@ -1,0 +1,296 @@
+"""Orders over REST against the whole embedded suite: `make bench`, `make bench JSON=path`.
+
+Two phases on a warm suite: as many orders as N clients can place (orders per second), then a steady 50 orders
+a second with arrivals at fixed times, measured from when each order was due, so that a stall is not hidden
+(latencies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import psutil
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from deploy.local.programs import ADMIN_EMAIL
+from deploy.local.rest import Rest
+from deploy.local.suite import Suite
+from tests.bench.load_client import LoadClient
+
+SHOPPERS = 20
+SKUS = 20
+STOCK = 1_000_000
+STEADY_RATE = 50
+STEADY_CLIENTS = 40
+WARM_UP_SECONDS = 3.0
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Shopper:
+    """A customer who orders: the token and what an order needs."""
+
+    token: str
+    address_id: str
+    payment_method_id: str
+
+
+@dataclass
+class Phase:
+    """What a phase saw."""
+
+    latencies: list[float] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+    def see(self, status: int, seconds: float) -> None:
+        """Count one answer."""
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if status == 201:
+            self.latencies.append(seconds)
+
+    @property
+    def rate(self) -> float:
+        """Confirmed orders a second."""
+        return len(self.latencies) / self.seconds
+
+    def percentile_ms(self, percent: int) -> float:
+        """A percentile of the latencies, in milliseconds."""
+        return statistics.quantiles(self.latencies, n=100)[percent - 1] * 1000
+
+
+class Bench:
+    """A running suite and those who order from it."""
+
+    def __init__(self, suite: Suite, shoppers: list[Shopper]) -> None:
+        self._suite = suite
+        self._shoppers = shoppers
+        self._number = 0
+        address = urlsplit(suite.gateway_url)
+        self._host, self._port = str(address.hostname), int(address.port or 80)
+
+    async def closed_loop(self, clients: int, seconds: float) -> Phase:
+        """Each client places one order after the other."""
+        phase, end = Phase(), time.perf_counter() + seconds
+        before, started = self._cpu(), time.perf_counter()
+
+        async def run() -> None:
+            async with LoadClient(self._host, self._port) as client:
+                while time.perf_counter() < end:
+                    begun = time.perf_counter()
+                    phase.see(await self._place(client), time.perf_counter() - begun)
+
+        await asyncio.gather(*(run() for _ in range(clients)))
+        return self._ended(phase, started, before)
+
+    async def open_loop(self, rate: int, seconds: float) -> Phase:
+        """Orders arrive at fixed times, whether the earlier ones were answered or not."""
+        phase, due = Phase(), asyncio.Queue[float]()
+        before, started = self._cpu(), time.perf_counter()
+
+        async def serve() -> None:
+            async with LoadClient(self._host, self._port) as client:
+                while (at := await due.get()) >= 0:
+                    phase.see(await self._place(client), time.perf_counter() - at)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(STEADY_CLIENTS):
+                group.create_task(serve())
+            for number in range(int(rate * seconds)):
+                at = started + number / rate
+                await asyncio.sleep(max(0.0, at - time.perf_counter()))
+                due.put_nowait(at)
+            for _ in range(STEADY_CLIENTS):
+                due.put_nowait(-1.0)
+        return self._ended(phase, started, before)
+
+    def peak_rss_mib(self) -> dict[str, float]:
+        """The most memory that each process has held, in MiB."""
+        return {name: _peak_mib(pid) for name, pid in self._suite.pids.items()}
+
+    async def _place(self, client: LoadClient) -> int:
+        self._number += 1
+        shopper = self._shoppers[self._number % len(self._shoppers)]
+        items = [{"sku": f"BENCH-{(self._number * 7 + line) % SKUS}", "quantity": 1} for line in range(2)]
+        body = {
+            "items": items,
+            "currency": "EUR",
+            "address_id": shopper.address_id,
+            "payment_method_id": shopper.payment_method_id,
+        }
+        headers = {
+            "Authorization": f"Bearer {shopper.token}",
+            "Idempotency-Key": f"bench-{self._number}",
+            "Prefer": "wait=30",
+        }
+        status, _ = await client.post("/api/v1/orders", body, headers)
+        return status
+
+    def _cpu(self) -> dict[str, float]:
+        times = {name: _cpu_seconds(pid) for name, pid in self._suite.pids.items()}
+        own = psutil.Process().cpu_times()
+        return times | {"bench client": own.user + own.system}
+
+    def _ended(self, phase: Phase, started: float, before: dict[str, float]) -> Phase:
+        phase.seconds = time.perf_counter() - started
+        phase.cpu_seconds = {name: now - before.get(name, 0.0) for name, now in self._cpu().items()}
+        return phase
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children (PostgreSQL's backends), in seconds."""
+    root = psutil.Process(pid)
+    total = 0.0
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def _peak_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return psutil.Process(pid).memory_info().rss / 1024 / 1024
+
+
+async def prepare(suite: Suite) -> list[Shopper]:
+    """Make products that do not run out and customers who buy them."""
+    async with Rest(suite.gateway_url) as admin:
+        await admin.log_in(ADMIN_EMAIL, suite.password("admin"))
+        for number in range(SKUS):
+            sku = f"BENCH-{number}"
+            price = {"currency": "EUR", "amount_minor": 1000 + number}
+            product = {"sku": sku, "name": sku, "description": "", "category": "bench", "unit_price": price}
+            await admin.post("/products", product, key=f"product-{number}")
+            stock = {"delta": STOCK, "reason": "bench"}
+            await admin.post(f"/products/{sku}/stock-adjustments", stock, key=f"stock-{number}")
+    return list(await asyncio.gather(*(_shopper(suite.gateway_url, number) for number in range(SHOPPERS))))
+
+
+async def _shopper(url: str, number: int) -> Shopper:
+    email = f"bench-{number}@sagacity.example"
+    address = {
+        "recipient": "Ada",
+        "line1": "Hauptstrasse 1",
+        "city": "Berlin",
+        "postal_code": "10827",
+        "country_code": "DE",
+    }
+    async with Rest(url) as user:
+        registration = {"email": email, "password": PASSWORD, "display_name": f"Bench {number}"}
+        await user.post("/users", registration, key=email)
+        session = await user.post("/sessions", {"email": email, "password": PASSWORD})
+        await user.log_in(email, PASSWORD)
+        added = await user.post("/users/me/addresses", address, key="address")
+        method = await user.post("/users/me/payment-methods", {"provider_token": "tok_success"}, key="method")
+    return Shopper(session["access_token"], added["id"], method["id"])
+
+
+async def measure(clients: int, seconds: float, console: Console) -> dict[str, Any]:
+    """Start a suite, load it, stop it; returns the figures."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sagacity-bench-") as folder,
+        Progress(console=console) as progress,
+    ):
+        bar = progress.add_task("starting the suite", total=4)
+        suite = Suite(Path(folder), sample_data=False)
+        await suite.start()
+        try:
+            bench = Bench(suite, await prepare(suite))
+            progress.update(bar, advance=1, description="warming up")
+            await bench.closed_loop(clients, WARM_UP_SECONDS)
+            progress.update(bar, advance=1, description=f"{clients} clients, as fast as they can")
+            flat_out = await bench.closed_loop(clients, seconds)
+            progress.update(bar, advance=1, description=f"{STEADY_RATE} orders a second")
+            steady = await bench.open_loop(STEADY_RATE, seconds)
+            peak = bench.peak_rss_mib()
+            progress.update(bar, advance=1, description="done")
+        finally:
+            await suite.stop()
+    return _figures(clients, flat_out, steady, peak)
+
+
+def _figures(clients: int, flat_out: Phase, steady: Phase, peak: dict[str, float]) -> dict[str, Any]:
+    return {
+        "orders_per_second": round(flat_out.rate, 1),
+        "p50_ms": round(steady.percentile_ms(50), 1),
+        "p95_ms": round(steady.percentile_ms(95), 1),
+        "p99_ms": round(steady.percentile_ms(99), 1),
+        "peak_rss_mib": round(max(mib for name, mib in peak.items() if name != "broker"), 1),
+        "clients": clients,
+        "steady_orders_per_second": STEADY_RATE,
+        "flat_out_p95_ms": round(flat_out.percentile_ms(95), 1),
+        "flat_out_statuses": flat_out.statuses,
+        "steady_statuses": steady.statuses,
+        "peak_rss_mib_by_process": {name: round(mib, 1) for name, mib in peak.items()},
+        "cpu_ms_per_order": {
+            name: round(spent * 1000 / max(1, len(flat_out.latencies)), 2)
+            for name, spent in flat_out.cpu_seconds.items()
+        },
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        },
+    }
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Print the figures as tables."""
+    machine = figures["machine"]
+    table = Table(title=f"orders, {machine['cores']} cores, CPython {machine['python']}, fsync on")
+    for heading in ("figure", "measured", "to reach"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    steady = f"at {figures['steady_orders_per_second']} orders/s"
+    flat_out = f"confirmed orders/s, {figures['clients']} clients"
+    table.add_row(flat_out, f"{figures['orders_per_second']}", "100")
+    table.add_row(f"p50 {steady}", f"{figures['p50_ms']} ms", "")
+    table.add_row(f"p95 {steady}", f"{figures['p95_ms']} ms", "200 ms")
+    table.add_row(f"p99 {steady}", f"{figures['p99_ms']} ms", "")
+    table.add_row("peak memory of a process", f"{figures['peak_rss_mib']} MiB", "150 MiB")
+    console.print(table)
+    shares = Table(title="by process")
+    for heading in ("process", "processor time an order", "peak memory"):
+        shares.add_column(heading, justify="left" if heading == "process" else "right")
+    for name, spent in figures["cpu_ms_per_order"].items():
+        mib = figures["peak_rss_mib_by_process"].get(name)
+        shares.add_row(name, f"{spent} ms", f"{mib} MiB" if mib else "")
+    console.print(shares)
+    console.print(f"answers: flat out {figures['flat_out_statuses']}, steady {figures['steady_statuses']}")
+
+
+def main(
+    clients: Annotated[int, typer.Option(min=1, max=500, help="Concurrent clients of the first phase.")] = 32,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each phase.")] = 20.0,
+    json_to: Annotated[Path | None, typer.Option(help="Also write the figures there, as JSON.")] = None,
+) -> None:
+    """Measure confirmed orders per second, latencies and memory of the whole suite on this machine."""
+    console = Console()
+    figures = uvloop.run(measure(clients, seconds, console))
+    show(figures, console)
+    if json_to is not None:
+        json_to.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
