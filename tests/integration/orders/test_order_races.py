@@ -39,7 +39,7 @@ async def outcome(call: Any) -> pb.Order | Fault:
         answer = await call
     except Fault as fault:
         return fault
-    return answer.order if isinstance(answer, pb.RejectOrderResponse) else answer  # type: ignore[no-any-return]
+    return answer.order if isinstance(answer, pb.RejectOrderResponse) else answer
 
 
 class GiveWayError(Exception):
