@@ -80,7 +80,7 @@ _AUTHORISE = statement(
         FROM payment, LATERAL (VALUES
             (%(authorise_key)s::text, 'AUTHORIZATION', authorized_minor),
             (%(capture_key)s::text, 'CAPTURE', captured_minor)) AS entry (operation_key, kind, minor)
-        WHERE authorise_attempts = 1 AND NOT cancelled AND entry.minor > 0
+        WHERE authorise_attempts = 1 AND entry.minor > 0
     )
     SELECT {_COLUMNS} FROM payment
     """,  # noqa: S608 - constants of this module
