@@ -29,7 +29,7 @@ async def held(world: Any, *lines: tuple[str, int]) -> Any:
 
 
 async def state(world: Any, order: Any) -> ReservationState:
-    return (await world.reservations.reservation(order.reservation_id)).state
+    return ReservationState((await world.reservations.reservation(order.reservation_id)).state)
 
 
 async def test_a_commit_sells_what_was_held(world: Any, invariants_hold: Any) -> None:
