@@ -32,6 +32,8 @@ ROLES: Final = frozenset({"customer", "support", "admin"})
 MAX_TOKEN_CHARACTERS: Final = 4096
 MAX_REMEMBERED_TOKENS: Final = 10_000
 MAX_KEYS: Final = 20
+# Hosts' clocks differ: a token of the users service may seem to be from the near future.
+CLOCK_LEEWAY_SECONDS: Final = 30
 # Keys older than that are fetched again, so that a withdrawn one stops being believed.
 KEY_REFRESH_SECONDS: Final = 300.0
 # Unknown key ids cause at most one fetch in that time, whoever invents them.
@@ -68,7 +70,7 @@ _ROLES_OF: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A user who proved who they are; `expires_at` is in seconds since 1970."""
+    """A user who proved who they are; `expires_at` is in seconds since 1970, leeway included."""
 
     user_id: UUID
     role: str
@@ -168,6 +170,7 @@ class Authenticator:
         self._remembered: OrderedDict[str, Principal] = OrderedDict()
         self._claims = jwt.JWTClaimsRegistry(
             now=lambda: int(clock.now().timestamp()),
+            leeway=CLOCK_LEEWAY_SECONDS,
             iss={"essential": True, "value": ISSUER},
             aud={"essential": True, "value": AUDIENCE},
             exp={"essential": True},
@@ -218,7 +221,9 @@ class Authenticator:
             claims = jwt.decode(token, keys, algorithms=[ALGORITHM]).claims
             self._claims.validate(claims)
             # A list passes the registry, which takes it for a choice; as text it is no role of ours.
-            return Principal(UUID(claims["sub"]), str(claims["role"]), int(claims["exp"]))
+            return Principal(
+                UUID(claims["sub"]), str(claims["role"]), int(claims["exp"]) + CLOCK_LEEWAY_SECONDS
+            )
         except _NOT_A_TOKEN as error:
             raise _unauthenticated("TOKEN_INVALID", "The access token is not valid.") from error
 

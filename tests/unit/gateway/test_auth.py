@@ -192,7 +192,7 @@ async def test_a_token_is_verified_once_and_remembered_until_it_expires(
     first = await authenticator.authenticate(header, Access.USER)
     monkeypatch.setattr("gateway.auth.jwt.decode", None)  # a second verification would fail on this
     assert await authenticator.authenticate(header, Access.USER) is first
-    clock.advance(900)
+    clock.advance(900 + auth.CLOCK_LEEWAY_SECONDS)
     assert await reason(authenticator, *header) == "TOKEN_EXPIRED"
 
 
@@ -254,3 +254,29 @@ async def test_without_any_key_the_answer_is_to_come_back(
 
 async def test_a_list_of_roles_is_no_role(authenticator: Authenticator, issuer: Issuer) -> None:
     assert await reason(authenticator, f"Bearer {issuer.token(role=['admin'])}") == "ROLE_REQUIRED"
+
+
+async def test_a_clock_that_is_a_little_behind_does_not_refuse_new_tokens(
+    authenticator: Authenticator, issuer: Issuer, clock: HandClock
+) -> None:
+    token = issuer.token()
+    clock.advance(-auth.CLOCK_LEEWAY_SECONDS)
+    assert await authenticator.authenticate([f"Bearer {token}"], Access.USER)
+
+
+async def test_the_tokens_of_the_users_service_are_believed(clock: HandClock) -> None:
+    from chassis.ids import new_id
+    from services.users.credentials import AccessTokens
+    from services.users.domain import Role, User, UserState
+
+    private_pem = new_key("any").as_pem(private=True).decode()
+    tokens = AccessTokens(private_pem, clock=clock, new_id=new_id)
+
+    async def fetch() -> str:
+        return tokens.key_set_json()
+
+    believing = Authenticator(UserKeys(fetch, seconds=clock.seconds), clock)
+    user = User(USER, "a@example.com", "A", Role.ADMIN, UserState.ACTIVE, START)
+    principal = await believing.authenticate([f"Bearer {tokens.issue(user).text}"], Access.ADMIN)
+    assert principal is not None
+    assert (principal.user_id, principal.role) == (USER, "admin")
