@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chassis.grpc_gate import Allow, Gate, Translate
-from chassis.grpc_metadata import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
+from chassis.grpc_metadata import MAX_MESSAGE_BYTES
 from chassis.identity import Verifier
 
 DRAIN_GRACE_SECONDS = 5.0
@@ -71,8 +71,6 @@ def build_server(
         options=(
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ),
     )
     servicer = health.aio.HealthServicer()

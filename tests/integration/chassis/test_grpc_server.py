@@ -11,6 +11,7 @@ import pytest
 import structlog
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typing_extensions import override
 
 from chassis.errors import Detail, Fault, FaultKind
 from chassis.grpc_client import Connection
@@ -45,16 +46,19 @@ class Inventory(inventory_pb2_grpc.InventoryServicer):
     act: Callable[[], Awaitable[Any]] | None = None
     callers: list[Caller] = field(default_factory=list)
 
-    async def Reserve(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
+    @override
+    async def Reserve(self, request: Any, context: Any) -> Any:
         self.callers.append(current_caller())
         answer = await self.act() if self.act else None
         return answer or inventory_pb2.ReserveResponse()
 
-    async def GetStock(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
+    @override
+    async def GetStock(self, request: Any, context: Any) -> Any:
         self.callers.append(current_caller())
         return inventory_pb2.GetStockResponse()
 
-    async def GetProduct(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
+    @override
+    async def GetProduct(self, request: Any, context: Any) -> Any:
         raise AssertionError("no policy names it")
 
 
@@ -79,7 +83,7 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    inventory = Inventory()
+    inventory = Inventory()  # type: ignore[abstract]  # the RPCs that no test calls are left out
     server = build_server(
         domain="sagacity.inventory",
         policies=POLICIES,
@@ -180,7 +184,9 @@ async def test_a_probe_needs_no_token_and_sees_the_server_leave(world: World) ->
 @pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"garbage", b"\x0a\x05ab"])
 async def test_garbage_is_the_callers_error(world: World, raw: bytes) -> None:
     connection = world.connections["orchestrator"]
-    rpc = connection.channel.unary_unary("/sagacity.inventory.v1.Inventory/Reserve")
+    rpc: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = connection.channel.unary_unary(
+        "/sagacity.inventory.v1.Inventory/Reserve"
+    )
     with pytest.raises(Fault) as caught:
         await connection.call(rpc, raw, timeout_seconds=TIMEOUT_SECONDS)
     assert caught.value.kind is FaultKind.INVALID_ARGUMENT
