@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -21,12 +21,11 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb, JsonbDumper
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool
-from sqlalchemy import JSON
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.expression import ClauseElement
 
 from chassis.errors import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.expression import ClauseElement
 
 STATEMENT_TIMEOUT_MS = 5_000
 LOCK_TIMEOUT_MS = 3_000
@@ -72,7 +71,7 @@ class Statement:
         return bound
 
 
-def statement(name: str, core: str | ClauseElement) -> Statement:
+def statement(name: str, core: "str | ClauseElement") -> Statement:
     """Compiles a statement once, at import.
 
     Args:
@@ -89,8 +88,15 @@ def statement(name: str, core: str | ClauseElement) -> Statement:
         ValueError: The Core statement needs work at each run: `in_()` (write `= ANY`), or a column with a
             Python-side `default=` or `onupdate=` (write `server_default=` or give the value).
     """
-    if isinstance(core, str):
-        return Statement(name, core)
+    return Statement(name, core) if isinstance(core, str) else _compiled(name, core)
+
+
+def _compiled(name: str, core: "ClauseElement") -> Statement:
+    # Imported here: a process whose statements are all SQL text does without SQLAlchemy's 18 MiB.
+    from sqlalchemy import JSON  # noqa: PLC0415
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg  # noqa: PLC0415
+    from sqlalchemy.sql.compiler import SQLCompiler  # noqa: PLC0415
+
     compiled = core.compile(
         dialect=PGDialect_psycopg()  # type: ignore[no-untyped-call]
     )
@@ -299,7 +305,7 @@ async def _configure(connection: psycopg.AsyncConnection[DictRow]) -> None:
 
 
 def _was_cut(connection: psycopg.AsyncConnection[DictRow]) -> bool:
-    # An idle connection has nothing to read unless the server closed it: that costs one system call to see, and
+    # An idle connection has nothing to read unless the server closed it: one system call shows it, and
     # saves the callers after a restart of the database an error for each connection of the pool.
     if connection.closed:
         return True
