@@ -1,1 +1,1 @@
-"""What every program needs and no business noun: settings, errors, gRPC, PostgreSQL, the barrier, outbox and inbox."""
+"""What every program needs and no business noun: settings, errors, gRPC, PostgreSQL, barrier, outbox."""
