@@ -65,6 +65,7 @@ class Consumer:
         self._inbox = Inbox(database, consumer=group, generation=generation, handlers=handlers)
         self._failures = 0
         self._halts_in_a_row = 0
+        self._caught_up = False
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -76,20 +77,28 @@ class Consumer:
         """
         # aiokafka reports every attempt to connect; one line per outage, from here, says as much.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-        while not self._drained.is_set():
-            try:
-                async with self._kafka() as kafka:
-                    await self._consume(kafka)
-            except TooManyHaltedError:
-                _log.critical("consumer_stopped", group=self._group, halts_in_a_row=self._halts_in_a_row)
-                await self._draining.wait()
-                self._drained.set()
-            except Exception as error:  # noqa: BLE001  # whatever it is, the events are in Kafka still
-                if not self._failures:
-                    OUTAGES.labels(self._group).inc()
-                    _log.warning("consumer_halted", group=self._group, error=repr(error))
-                self._failures += 1
-                await _back_off(self._failures)
+        try:
+            while not self._caught_up:
+                await self._run_once()
+        finally:
+            # Only now, with Kafka's connections closed and the group left, may a drainer end the process: a member
+            # that goes without a word keeps its partitions from the others until its session runs out.
+            self._drained.set()
+
+    async def _run_once(self) -> None:
+        try:
+            async with self._kafka() as kafka:
+                await self._consume(kafka)
+        except TooManyHaltedError:
+            _log.critical("consumer_stopped", group=self._group, halts_in_a_row=self._halts_in_a_row)
+            await self._draining.wait()
+            self._caught_up = True
+        except Exception as error:  # noqa: BLE001  # whatever it is, the events are in Kafka still
+            if not self._failures:
+                OUTAGES.labels(self._group).inc()
+                _log.warning("consumer_halted", group=self._group, error=repr(error))
+            self._failures += 1
+            await _back_off(self._failures)
 
     async def drain(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> bool:
         """Applies what the topics hold now, then ends `run`; False when the time-out came first."""
@@ -131,7 +140,7 @@ class Consumer:
                 self._failures = 0
                 _log.info("consumer_resumed", group=self._group)
             if not polled and self._draining.is_set() and await _caught_up(kafka):
-                self._drained.set()
+                self._caught_up = True
                 return
 
     async def _apply(self, records: Sequence[Any]) -> None:
