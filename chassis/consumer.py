@@ -28,6 +28,8 @@ MAX_BATCH = 200
 MAX_ATTEMPTS = 5
 MAX_HALTS_IN_A_ROW = 20
 POLL_MS = 500
+# As in the relay: a transaction for ten events costs little more than one for a single event.
+PACE_SECONDS = 0.05
 STOP_TIMEOUT_SECONDS = 5.0
 BACKOFF_BASE_SECONDS = 0.1
 BACKOFF_CAP_SECONDS = 10.0
@@ -72,8 +74,8 @@ class Consumer:
     async def run(self) -> None:
         """Consumes until it is cancelled or drained, whether Kafka and the database are there or not.
 
-        After `MAX_HALTS_IN_A_ROW` events in a row that could not be applied it consumes no more, for that is bad
-        code and not bad data: it says so once, and waits to be stopped.
+        After `MAX_HALTS_IN_A_ROW` events in a row that could not be applied it consumes no more, for that is
+        bad code and not bad data: it says so once, and waits to be stopped.
         """
         # aiokafka reports every attempt to connect; one line per outage, from here, says as much.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -81,7 +83,7 @@ class Consumer:
             while not self._caught_up:
                 await self._run_once()
         finally:
-            # Only now, with Kafka's connections closed and the group left, may a drainer end the process: a member
+            # Only now, with the connections closed and the group left, may a drainer end the process: a member
             # that goes without a word keeps its partitions from the others until its session runs out.
             self._drained.set()
 
@@ -139,6 +141,8 @@ class Consumer:
             if self._failures:
                 self._failures = 0
                 _log.info("consumer_resumed", group=self._group)
+            if polled and sum(map(len, polled.values())) < MAX_BATCH:
+                await asyncio.sleep(PACE_SECONDS)
             if not polled and self._draining.is_set() and await _caught_up(kafka):
                 self._caught_up = True
                 return

@@ -279,6 +279,9 @@ def _connection_settings(application_name: str) -> dict[str, Any]:
     # JIT costs more than it gives for statements of a millisecond.
     settings = {
         "jit": "off",
+        # Every statement is prepared and has one plan whatever its parameters: planning the big ones anew costs as
+        # much as running them.
+        "plan_cache_mode": "force_generic_plan",
         "statement_timeout": STATEMENT_TIMEOUT_MS,
         "lock_timeout": LOCK_TIMEOUT_MS,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
