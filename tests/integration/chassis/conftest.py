@@ -19,7 +19,7 @@ OpenDatabase = Callable[..., Awaitable[Database]]
 
 @pytest.fixture
 async def open_database(new_database: Any) -> AsyncIterator[OpenDatabase]:
-    """Open pools on one fresh database; `await open_database(DDL)` makes tables, `max_size` bounds the pool."""
+    """Open pools on one fresh database: `await open_database(DDL, max_size=1)`."""
     async with AsyncExitStack() as stack:
         dsn = new_database()
 

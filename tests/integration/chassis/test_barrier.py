@@ -39,7 +39,7 @@ def as_refusal(error: Exception) -> Fault | None:
 
 
 @pytest.fixture
-async def database(open_database) -> Database:
+async def database(open_database: Any) -> Database:
     opened: Database = await open_database(DDL)
     return opened
 
@@ -88,26 +88,32 @@ async def start(database: Database, call: SagaCall) -> None:
 
 async def someone_waits_for_a_lock(database: Database) -> None:
     async with asyncio.timeout(10):
-        while not await database.fetch(WAITING, {}):
+        while True:
+            if await database.fetch(WAITING, {}):
+                return
             await asyncio.sleep(0)
 
 
 # A do arrives.
 
 
-async def test_a_first_do_has_its_effect_and_its_reply_is_stored(database, call):
+async def test_a_first_do_has_its_effect_and_its_reply_is_stored(database: Database, call: SagaCall) -> None:
     assert await do(database, call) == {"made": 1}
     assert await effects(database) == ["do"]
     assert await barrier.read(database, call) == barrier.Stored("DONE", b"hash", {"made": 1}, None)
 
 
-async def test_a_do_after_a_done_do_gets_the_stored_reply_and_has_no_effect(database, call):
+async def test_a_do_after_a_done_do_gets_the_stored_reply_and_has_no_effect(
+    database: Database, call: SagaCall
+) -> None:
     await do(database, call)
     assert await do(database, call) == {"made": 1}
     assert await effects(database) == ["do"]
 
 
-async def test_a_do_after_a_done_do_with_another_request_is_refused(database, call):
+async def test_a_do_after_a_done_do_with_another_request_is_refused(
+    database: Database, call: SagaCall
+) -> None:
     await do(database, call)
     with pytest.raises(Fault) as raised:
         await do(database, other_request(call))
@@ -116,7 +122,7 @@ async def test_a_do_after_a_done_do_with_another_request_is_refused(database, ca
     assert await effects(database) == ["do"]
 
 
-async def test_a_refusal_undoes_its_effect_and_is_stored(database, call):
+async def test_a_refusal_undoes_its_effect_and_is_stored(database: Database, call: SagaCall) -> None:
     with pytest.raises(Fault) as raised:
         await do(database, call, refuse)
     assert raised.value.reason == "SOLD_OUT"
@@ -127,7 +133,9 @@ async def test_a_refusal_undoes_its_effect_and_is_stored(database, call):
     assert stored.outcome == "REFUSED"
 
 
-async def test_a_do_after_a_refused_do_gets_the_stored_refusal_though_it_could_succeed_now(database, call):
+async def test_a_do_after_a_refused_do_gets_the_stored_refusal_though_it_could_succeed_now(
+    database: Database, call: SagaCall
+) -> None:
     with pytest.raises(Fault):
         await do(database, call, refuse)
     with pytest.raises(Fault) as raised:
@@ -138,14 +146,16 @@ async def test_a_do_after_a_refused_do_gets_the_stored_refusal_though_it_could_s
     assert await effects(database) == []
 
 
-async def test_a_do_after_a_refused_do_with_another_request_is_refused_as_changed(database, call):
+async def test_a_do_after_a_refused_do_with_another_request_is_refused_as_changed(
+    database: Database, call: SagaCall
+) -> None:
     with pytest.raises(Fault):
         await do(database, call, refuse)
     with pytest.raises(Fault, match="REQUEST_CHANGED"):
         await do(database, other_request(call))
 
 
-async def test_a_do_after_its_undo_came_first_is_tombstoned(database, call):
+async def test_a_do_after_its_undo_came_first_is_tombstoned(database: Database, call: SagaCall) -> None:
     await undo(database, call)
     with pytest.raises(Fault) as raised:
         await do(database, call)
@@ -154,26 +164,32 @@ async def test_a_do_after_its_undo_came_first_is_tombstoned(database, call):
     assert await effects(database) == []
 
 
-async def test_a_do_that_was_in_progress_is_resumed(database, call):
+async def test_a_do_that_was_in_progress_is_resumed(database: Database, call: SagaCall) -> None:
     await start(database, call)
     assert await do(database, call) == {"made": 1}
     assert await effects(database) == ["do"]
 
 
-async def test_a_do_in_progress_is_not_resumed_with_another_request(database, call):
+async def test_a_do_in_progress_is_not_resumed_with_another_request(
+    database: Database, call: SagaCall
+) -> None:
     await start(database, call)
     with pytest.raises(Fault, match="REQUEST_CHANGED"):
         await do(database, other_request(call))
 
 
-async def test_a_do_after_a_real_undo_gets_the_stored_reply_of_the_do(database, call):
+async def test_a_do_after_a_real_undo_gets_the_stored_reply_of_the_do(
+    database: Database, call: SagaCall
+) -> None:
     await do(database, call)
     await undo(database, call)
     assert await do(database, call) == {"made": 1}
     assert await effects(database) == ["do", "undo"]
 
 
-async def test_a_failure_that_is_no_refusal_stores_nothing_so_that_another_try_may_succeed(database, call):
+async def test_a_failure_that_is_no_refusal_stores_nothing_so_that_another_try_may_succeed(
+    database: Database, call: SagaCall
+) -> None:
     async def broken(tx: Transaction) -> dict[str, Any]:
         await act(tx)
         raise KeyError
@@ -184,7 +200,7 @@ async def test_a_failure_that_is_no_refusal_stores_nothing_so_that_another_try_m
     assert await do(database, call) == {"made": 1}
 
 
-async def test_a_fault_that_may_pass_is_not_stored_as_a_refusal(database, call):
+async def test_a_fault_that_may_pass_is_not_stored_as_a_refusal(database: Database, call: SagaCall) -> None:
     async def busy(_: Transaction) -> dict[str, Any]:
         raise Fault(FaultKind.UNAVAILABLE, "BUSY", "later")
 
@@ -194,7 +210,9 @@ async def test_a_fault_that_may_pass_is_not_stored_as_a_refusal(database, call):
     assert await barrier.read(database, call) is None
 
 
-async def test_a_refusal_may_be_a_broken_constraint_of_the_effect(database, call, rows):
+async def test_a_refusal_may_be_a_broken_constraint_of_the_effect(
+    database: Database, call: SagaCall, rows: Any
+) -> None:
     await rows(database, "CREATE UNIQUE INDEX one_each ON effects (what)")
     await rows(database, "INSERT INTO effects VALUES ('do')")
 
@@ -210,26 +228,30 @@ async def test_a_refusal_may_be_a_broken_constraint_of_the_effect(database, call
 # Its undo arrives.
 
 
-async def test_an_undo_of_nothing_leaves_a_tombstone_and_succeeds(database, call):
+async def test_an_undo_of_nothing_leaves_a_tombstone_and_succeeds(database: Database, call: SagaCall) -> None:
     assert await undo(database, call) == {}
     assert await effects(database) == []
     assert await barrier.read(database, call) == barrier.Stored("TOMBSTONE", None, None, {})
 
 
-async def test_an_undo_after_a_tombstone_gets_the_stored_reply(database, call):
+async def test_an_undo_after_a_tombstone_gets_the_stored_reply(database: Database, call: SagaCall) -> None:
     await undo(database, call)
     assert await undo(database, call) == {}
     assert await effects(database) == []
 
 
-async def test_an_undo_of_a_done_do_runs_once_and_its_reply_is_stored(database, call):
+async def test_an_undo_of_a_done_do_runs_once_and_its_reply_is_stored(
+    database: Database, call: SagaCall
+) -> None:
     await do(database, call)
     assert await undo(database, call) == {"undone": 1}
     assert await undo(database, call) == {"undone": 1}
     assert await effects(database) == ["do", "undo"]
 
 
-async def test_an_undo_of_a_refused_do_succeeds_with_nothing_to_undo(database, call):
+async def test_an_undo_of_a_refused_do_succeeds_with_nothing_to_undo(
+    database: Database, call: SagaCall
+) -> None:
     with pytest.raises(Fault):
         await do(database, call, refuse)
     assert await undo(database, call) == {}
@@ -237,7 +259,9 @@ async def test_an_undo_of_a_refused_do_succeeds_with_nothing_to_undo(database, c
     assert await effects(database) == []
 
 
-async def test_an_undo_of_a_do_in_progress_runs_and_the_do_is_never_resumed(database, call):
+async def test_an_undo_of_a_do_in_progress_runs_and_the_do_is_never_resumed(
+    database: Database, call: SagaCall
+) -> None:
     await start(database, call)
     assert await undo(database, call) == {"undone": 1}
     assert await undo(database, call) == {"undone": 1}
@@ -246,7 +270,9 @@ async def test_an_undo_of_a_do_in_progress_runs_and_the_do_is_never_resumed(data
     assert await effects(database) == ["undo"]
 
 
-async def test_a_refused_undo_rolls_back_is_not_stored_and_may_succeed_later(database, call):
+async def test_a_refused_undo_rolls_back_is_not_stored_and_may_succeed_later(
+    database: Database, call: SagaCall
+) -> None:
     await do(database, call)
     with pytest.raises(SoldOutError):
         await undo(database, call, refuse)
@@ -257,13 +283,17 @@ async def test_a_refused_undo_rolls_back_is_not_stored_and_may_succeed_later(dat
 # Both at once.
 
 
-async def test_concurrent_duplicates_have_one_effect_and_one_reply(database, call):
+async def test_concurrent_duplicates_have_one_effect_and_one_reply(
+    database: Database, call: SagaCall
+) -> None:
     replies = await asyncio.gather(*(do(database, call) for _ in range(8)))
     assert replies == [{"made": 1}] * 8
     assert await effects(database) == ["do"]
 
 
-async def test_a_concurrent_duplicate_waits_and_then_reads_the_stored_reply(database, call):
+async def test_a_concurrent_duplicate_waits_and_then_reads_the_stored_reply(
+    database: Database, call: SagaCall
+) -> None:
     entered, proceed = asyncio.Event(), asyncio.Event()
 
     async def slow(tx: Transaction) -> dict[str, Any]:
@@ -280,7 +310,9 @@ async def test_a_concurrent_duplicate_waits_and_then_reads_the_stored_reply(data
     assert await effects(database) == ["do"]
 
 
-async def test_a_duplicate_of_a_do_that_rolls_back_has_the_effect_in_its_place(database, call):
+async def test_a_duplicate_of_a_do_that_rolls_back_has_the_effect_in_its_place(
+    database: Database, call: SagaCall
+) -> None:
     entered, proceed = asyncio.Event(), asyncio.Event()
 
     async def fails(_: Transaction) -> dict[str, Any]:
@@ -299,7 +331,9 @@ async def test_a_duplicate_of_a_do_that_rolls_back_has_the_effect_in_its_place(d
     assert await effects(database) == ["do"]
 
 
-async def test_an_undo_that_overlaps_its_do_waits_for_it_and_undoes_it(database, call):
+async def test_an_undo_that_overlaps_its_do_waits_for_it_and_undoes_it(
+    database: Database, call: SagaCall
+) -> None:
     entered, proceed = asyncio.Event(), asyncio.Event()
 
     async def slow(tx: Transaction) -> dict[str, Any]:
@@ -315,7 +349,7 @@ async def test_an_undo_that_overlaps_its_do_waits_for_it_and_undoes_it(database,
     assert await asyncio.gather(first, second) == [{"made": 1}, {"undone": 1}]
 
 
-async def test_dos_and_undos_in_any_mixture_leave_all_or_nothing(database):
+async def test_dos_and_undos_in_any_mixture_leave_all_or_nothing(database: Database) -> None:
     """P4, I16: a tombstone and an effect of its do never meet."""
     for _ in range(20):
         call = SagaCall(new_id(), "reservation", b"hash")
@@ -337,7 +371,9 @@ async def test_dos_and_undos_in_any_mixture_leave_all_or_nothing(database):
 # One-statement use cases.
 
 
-async def test_a_one_statement_duplicate_is_told_from_other_violations(database, call):
+async def test_a_one_statement_duplicate_is_told_from_other_violations(
+    database: Database, call: SagaCall
+) -> None:
     await start(database, call)
     with pytest.raises(errors.UniqueViolation) as raised:
         await start(database, call)
@@ -346,14 +382,18 @@ async def test_a_one_statement_duplicate_is_told_from_other_violations(database,
     assert not barrier.is_duplicate(KeyError())
 
 
-async def test_a_settled_duplicate_gets_the_stored_reply_or_refusal(database, call):
+async def test_a_settled_duplicate_gets_the_stored_reply_or_refusal(
+    database: Database, call: SagaCall
+) -> None:
     await do(database, call)
     assert await barrier.settle_duplicate(database, call) == {"made": 1}
     with pytest.raises(Fault, match="REQUEST_CHANGED"):
         await barrier.settle_duplicate(database, other_request(call))
 
 
-async def test_a_duplicate_that_is_not_settled_yet_is_asked_to_come_again(database, call):
+async def test_a_duplicate_that_is_not_settled_yet_is_asked_to_come_again(
+    database: Database, call: SagaCall
+) -> None:
     with pytest.raises(Fault) as raised:
         await barrier.settle_duplicate(database, call)
     assert raised.value.kind is FaultKind.ABORTED
@@ -362,7 +402,7 @@ async def test_a_duplicate_that_is_not_settled_yet_is_asked_to_come_again(databa
         await barrier.settle_duplicate(database, call)
 
 
-async def test_the_read_within_a_transaction_sees_its_own_writes(database, call):
+async def test_the_read_within_a_transaction_sees_its_own_writes(database: Database, call: SagaCall) -> None:
     async with database.transaction() as tx:
         key = {"saga_id": call.saga_id, "step": call.step, "request_hash": b"hash"}
         await tx.fetch(START, key)

@@ -94,7 +94,9 @@ def relay_time() -> Any:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DRAIN_SECONDS):
-        while not await condition():
+        while True:
+            if await condition():
+                return
             await asyncio.sleep(0.01)
 
 
@@ -104,7 +106,9 @@ async def consume_all(consumer: Consumer, expected: Callable[[], Awaitable[bool]
         assert await consumer.drain(DRAIN_SECONDS)
 
 
-async def test_events_are_applied_once_and_in_order(open_database, new_consumer, send, running):
+async def test_events_are_applied_once_and_in_order(
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     database = await open_database(DDL)
     await send(("a", 1), ("b", 1), ("a", 2), ("a", 2), ("a", 1), ("b", 2), ("a", 3))
 
@@ -117,8 +121,8 @@ async def test_events_are_applied_once_and_in_order(open_database, new_consumer,
 
 
 async def test_a_consumer_that_died_before_its_offset_commit_applies_nothing_twice(
-    open_database, new_consumer, send, running
-):
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     """F5: the effect is committed, the offset is not, and the same records come again."""
     database = await open_database(DDL)
     await send(("a", 1), ("a", 2))
@@ -141,8 +145,8 @@ async def test_a_consumer_that_died_before_its_offset_commit_applies_nothing_twi
 
 
 async def test_two_consumers_that_both_believe_they_own_a_partition_apply_an_event_once(
-    open_database, new_consumer, send
-):
+    open_database: Any, new_consumer: Any, send: Any
+) -> None:
     """F19."""
     database = await open_database(DDL)
     await send(("a", 1), ("a", 2))
@@ -158,8 +162,8 @@ async def test_two_consumers_that_both_believe_they_own_a_partition_apply_an_eve
 
 
 async def test_a_poison_event_is_parked_and_its_key_waits_while_others_flow(
-    open_database, new_consumer, send, running
-):
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     """F20."""
     database = await open_database(DDL)
     await send(("bad", 1), ("bad", 2, POISON), ("bad", 3), ("good", 1), ("bad", 4), ("good", 2))
@@ -174,7 +178,9 @@ async def test_a_poison_event_is_parked_and_its_key_waits_while_others_flow(
     assert "poison" in first["error"]
 
 
-async def test_a_parked_event_that_comes_again_is_parked_once(open_database, new_consumer, send, running):
+async def test_a_parked_event_that_comes_again_is_parked_once(
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     database = await open_database(DDL)
     await send(("bad", 1, POISON), ("bad", 1, POISON), ("bad", 2), ("bad", 2), ("good", 1))
 
@@ -185,7 +191,9 @@ async def test_a_parked_event_that_comes_again_is_parked_once(open_database, new
     assert await letters(database) == [("bad", 1), ("bad", 2)]
 
 
-async def test_a_gap_halts_its_key_and_no_other(open_database, new_consumer, send, running):
+async def test_a_gap_halts_its_key_and_no_other(
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     database = await open_database(DDL)
     await send(("gap", 1), ("gap", 3), ("gap", 4), ("good", 1))
 
@@ -197,7 +205,9 @@ async def test_a_gap_halts_its_key_and_no_other(open_database, new_consumer, sen
     assert await letters(database) == [("gap", 3), ("gap", 4)]
 
 
-async def test_a_handler_that_fails_for_a_while_is_tried_again(open_database, new_consumer, send, running):
+async def test_a_handler_that_fails_for_a_while_is_tried_again(
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     database = await open_database(DDL)
     failures = iter([ValueError("once"), ValueError("twice")])
 
@@ -216,8 +226,8 @@ async def test_a_handler_that_fails_for_a_while_is_tried_again(open_database, ne
 
 
 async def test_an_event_without_a_handler_moves_the_mark_so_that_the_next_is_no_gap(
-    open_database, new_consumer, send, running
-):
+    open_database: Any, new_consumer: Any, send: Any, running: Any
+) -> None:
     database = await open_database(DDL)
     await send(("a", 1), event_type="sagacity.orders.v1.OrderForgotten")
     await send(("a", 2))
@@ -230,8 +240,14 @@ async def test_an_event_without_a_handler_moves_the_mark_so_that_the_next_is_no_
 
 
 async def test_a_record_that_is_no_event_of_ours_is_kept_and_passed(
-    open_database, new_consumer, send, running, kafka_bootstrap_servers, topic
-):
+    *,
+    open_database: Any,
+    new_consumer: Any,
+    send: Any,
+    running: Any,
+    kafka_bootstrap_servers: str,
+    topic: str,
+) -> None:
     database = await open_database(DDL)
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers)
     await producer.start()
@@ -246,8 +262,8 @@ async def test_a_record_that_is_no_event_of_ours_is_kept_and_passed(
 
 
 async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_kafka(
-    open_database, new_consumer, send, running, monkeypatch
-):
+    open_database: Any, new_consumer: Any, send: Any, running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(consumer_module, "MAX_HALTS_IN_A_ROW", 3)
     database = await open_database(DDL)
     await send(*((f"key-{number}", 1, POISON) for number in range(6)))
@@ -263,8 +279,16 @@ async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_k
 
 
 async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_first_and_in_between(
-    open_database, publish, new_consumer, running, topic, tmp_path: Path, kafka_jars, monkeypatch
-):
+    *,
+    open_database: Any,
+    publish: Any,
+    new_consumer: Any,
+    running: Any,
+    topic: str,
+    tmp_path: Path,
+    kafka_jars: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """F18, for both ends."""
     from deploy.local.kafka import ApacheKafka
 
@@ -283,7 +307,7 @@ async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_fi
 
         await until(done)
 
-    async def both_noticed() -> None:
+    async def relay_noticed() -> None:
         async def noticed() -> bool:
             return bool(relay._failures)
 
@@ -292,18 +316,19 @@ async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_fi
     try:
         await publish(database, "a", 1)
         async with running(relay), running(consumer):
-            await both_noticed()
+            await relay_noticed()
             await asyncio.to_thread(broker.start)
             await applied(1)
             broker.kill()
             await publish(database, "a", 2)
-            relay.wake()
-            await both_noticed()
-            await asyncio.to_thread(broker.start)
-            await applied(2)
             await publish(database, "a", 3)
             relay.wake()
+            await relay_noticed()
+            await asyncio.to_thread(broker.start)
             await applied(3)
+            await publish(database, "a", 4)
+            relay.wake()
+            await applied(4)
     finally:
         broker.kill()
     assert await letters(database) == []

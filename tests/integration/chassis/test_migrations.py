@@ -66,7 +66,7 @@ def tables(dsn: str) -> set[str]:
 
 def test_an_upgrade_makes_the_tables_of_the_chassis_and_again_changes_nothing(
     new_database: Any, package: str
-):
+) -> None:
     dsn = new_database()
     migrations.upgrade(package, dsn)
     migrations.upgrade(package, dsn)
@@ -77,7 +77,7 @@ def test_an_upgrade_makes_the_tables_of_the_chassis_and_again_changes_nothing(
     assert leases == (BUCKETS,)
 
 
-def test_two_migrators_at_once_end_well_even_with_a_concurrent_index(new_database: Any, package: str):
+def test_two_migrators_at_once_end_well_even_with_a_concurrent_index(new_database: Any, package: str) -> None:
     dsn = new_database()
     failures: list[BaseException] = []
 
@@ -96,7 +96,9 @@ def test_two_migrators_at_once_end_well_even_with_a_concurrent_index(new_databas
     assert "counted" in tables(dsn)
 
 
-def test_a_migrator_that_waits_too_long_for_another_says_so(new_database, package, monkeypatch):
+def test_a_migrator_that_waits_too_long_for_another_says_so(
+    new_database: Any, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(migrations, "LOCK_WAIT_SECONDS", 0.0)
     dsn = new_database()
     with psycopg.connect(dsn) as other:
@@ -105,12 +107,14 @@ def test_a_migrator_that_waits_too_long_for_another_says_so(new_database, packag
             migrations.upgrade(package, dsn)
 
 
-def test_a_package_without_migrations_is_an_error(new_database):
+def test_a_package_without_migrations_is_an_error(new_database: Any) -> None:
     with pytest.raises(FileNotFoundError):
         migrations.upgrade("chassis", new_database())
 
 
-def test_the_command_reads_the_dsn_from_the_settings(new_database, package, monkeypatch):
+def test_the_command_reads_the_dsn_from_the_settings(
+    new_database: Any, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dsn = new_database()
     monkeypatch.setenv("SAGACITY_PRETEND_DATABASE_DSN", dsn)
     monkeypatch.setattr(sys, "argv", ["migrations", package])
@@ -118,7 +122,7 @@ def test_the_command_reads_the_dsn_from_the_settings(new_database, package, monk
     assert "barrier" in tables(dsn)
 
 
-def test_the_ddl_of_the_chassis_needs_no_escaping():
+def test_the_ddl_of_the_chassis_needs_no_escaping() -> None:
     """It goes through `op.execute`, where a colon would be a parameter."""
     for ddl in (BARRIER_DDL, OUTBOX_DDL, INBOX_DDL):
         assert not {":", "%"} & set(ddl)

@@ -1,5 +1,6 @@
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -31,7 +32,9 @@ WAITING = statement(
 
 async def someone_waits_for_a_lock(database: Database) -> None:
     async with asyncio.timeout(10):
-        while not await database.fetch(WAITING, {}):
+        while True:
+            if await database.fetch(WAITING, {}):
+                return
             await asyncio.sleep(0)
 
 
@@ -39,12 +42,12 @@ async def count(database: Database) -> int:
     return int((await database.fetch(COUNT, {}))[0]["n"])
 
 
-async def test_a_statement_without_rows_returns_an_empty_list(open_database):
+async def test_a_statement_without_rows_returns_an_empty_list(open_database: Any) -> None:
     database = await open_database(TABLE)
     assert await database.fetch(ADD, {"id": 1}) == []
 
 
-async def test_dicts_lists_and_numbers_find_their_types(open_database, rows):
+async def test_dicts_lists_and_numbers_find_their_types(open_database: Any, rows: Any) -> None:
     database = await open_database(TABLE)
     got = await rows(
         database,
@@ -59,7 +62,9 @@ async def test_dicts_lists_and_numbers_find_their_types(open_database, rows):
     assert got == [{"document": {"a": [1]}, "among": True, "list": [1]}]
 
 
-async def test_a_statement_has_one_plan_whatever_the_size_of_its_numbers(open_database, rows):
+async def test_a_statement_has_one_plan_whatever_the_size_of_its_numbers(
+    open_database: Any, rows: Any
+) -> None:
     database = await open_database(TABLE, max_size=1)
     for number in (1, 100_000, 10_000_000_000):
         await database.fetch(ADD, {"id": number})
@@ -71,7 +76,7 @@ async def test_a_statement_has_one_plan_whatever_the_size_of_its_numbers(open_da
     assert prepared == [{"n": 1}]
 
 
-async def test_the_server_knows_our_time_outs(open_database, rows):
+async def test_the_server_knows_our_time_outs(open_database: Any, rows: Any) -> None:
     database = await open_database()
     settings = await rows(
         database,
@@ -87,7 +92,7 @@ async def test_the_server_knows_our_time_outs(open_database, rows):
     }
 
 
-async def test_a_transaction_that_raises_leaves_nothing(open_database):
+async def test_a_transaction_that_raises_leaves_nothing(open_database: Any) -> None:
     database = await open_database(TABLE)
 
     async def broken() -> None:
@@ -100,26 +105,30 @@ async def test_a_transaction_that_raises_leaves_nothing(open_database):
     assert await count(database) == 0
 
 
-async def test_a_savepoint_undoes_only_what_is_inside(open_database):
+async def test_a_savepoint_undoes_only_what_is_inside(open_database: Any) -> None:
     database = await open_database(TABLE)
+
+    async def collide(tx: postgres.Transaction) -> None:
+        async with tx.savepoint():
+            await tx.fetch(ADD, {"id": 2})
+            await tx.fetch(ADD, {"id": 1})
+
     async with database.transaction() as tx:
         await tx.fetch(ADD, {"id": 1})
         with pytest.raises(errors.UniqueViolation):
-            async with tx.savepoint():
-                await tx.fetch(ADD, {"id": 2})
-                await tx.fetch(ADD, {"id": 1})
+            await collide(tx)
         await tx.fetch(ADD, {"id": 3})
     assert await count(database) == 2
 
 
-async def test_a_unique_violation_passes_through(open_database):
+async def test_a_unique_violation_passes_through(open_database: Any) -> None:
     database = await open_database(TABLE)
     await database.fetch(ADD, {"id": 1})
     with pytest.raises(errors.UniqueViolation):
         await database.fetch(ADD, {"id": 1})
 
 
-async def test_a_deadlock_is_tried_again_until_both_have_their_way(open_database):
+async def test_a_deadlock_is_tried_again_until_both_have_their_way(open_database: Any) -> None:
     database = await open_database(TABLE)
     await database.fetch(ADD, {"id": 1})
     await database.fetch(ADD, {"id": 2})
@@ -143,7 +152,7 @@ async def test_a_deadlock_is_tried_again_until_both_have_their_way(open_database
         assert (await database.fetch(LOCK, {"id": key}))[0]["n"] == 2
 
 
-async def test_a_serialization_failure_is_tried_again_a_bounded_number_of_times(open_database):
+async def test_a_serialization_failure_is_tried_again_a_bounded_number_of_times(open_database: Any) -> None:
     database = await open_database()
     attempts = 0
 
@@ -160,7 +169,9 @@ async def test_a_serialization_failure_is_tried_again_a_bounded_number_of_times(
     assert attempts == postgres.MAX_ATTEMPTS
 
 
-async def test_an_exhausted_pool_is_unavailable_and_soon_said_so(open_database, monkeypatch):
+async def test_an_exhausted_pool_is_unavailable_and_soon_said_so(
+    open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "POOL_WAIT_SECONDS", 0.05)
     database = await open_database(max_size=1)
     async with database.transaction():
@@ -171,7 +182,7 @@ async def test_an_exhausted_pool_is_unavailable_and_soon_said_so(open_database, 
     await database.ping()
 
 
-async def test_a_database_that_is_not_there_is_unavailable(monkeypatch):
+async def test_a_database_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "POOL_WAIT_SECONDS", 0.1)
     database = await Database.open("host=127.0.0.1 port=1 dbname=none", application_name="none")
     try:
@@ -181,7 +192,9 @@ async def test_a_database_that_is_not_there_is_unavailable(monkeypatch):
         await database.close()
 
 
-async def test_a_connection_lost_in_a_transaction_is_unavailable_and_the_pool_recovers(open_database):
+async def test_a_connection_lost_in_a_transaction_is_unavailable_and_the_pool_recovers(
+    open_database: Any,
+) -> None:
     database = await open_database(TABLE, max_size=1)
 
     async def cut(tx: postgres.Transaction) -> None:
@@ -193,7 +206,7 @@ async def test_a_connection_lost_in_a_transaction_is_unavailable_and_the_pool_re
     assert await count(database) == 0
 
 
-async def test_a_connection_lost_before_the_commit_arrives_is_never_a_success(open_database):
+async def test_a_connection_lost_before_the_commit_arrives_is_never_a_success(open_database: Any) -> None:
     """F9: the COMMIT is sent into a connection that is dead."""
     database = await open_database(TABLE, application_name="victim")
     killer = await open_database()
@@ -208,19 +221,27 @@ async def test_a_connection_lost_before_the_commit_arrives_is_never_a_success(op
     assert await count(killer) == 0
 
 
-async def test_idle_connections_that_the_server_cut_cost_no_caller_an_error(open_database, rows):
+async def test_idle_connections_that_the_server_cut_cost_no_caller_an_error(
+    open_database: Any, rows: Any
+) -> None:
     database = await open_database(TABLE, application_name="victim")
     killer = await open_database()
     await asyncio.gather(*(database.ping() for _ in range(8)))
     cut = [row["pid"] for row in await killer.fetch(CUT_OTHERS, {})]
     async with asyncio.timeout(10):
-        while await rows(killer, "SELECT 1 AS n FROM pg_stat_activity WHERE pid = ANY(%(cut)s)", cut=cut):
+        while True:
+            if not await rows(
+                killer, "SELECT 1 AS n FROM pg_stat_activity WHERE pid = ANY(%(cut)s)", cut=cut
+            ):
+                break
             await asyncio.sleep(0)
     for _ in range(8):
         await database.ping()
 
 
-async def test_a_lock_that_is_held_too_long_is_unavailable_and_changes_nothing(open_database, monkeypatch):
+async def test_a_lock_that_is_held_too_long_is_unavailable_and_changes_nothing(
+    open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """F10."""
     monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 50)
     database = await open_database(TABLE)
@@ -232,7 +253,9 @@ async def test_a_lock_that_is_held_too_long_is_unavailable_and_changes_nothing(o
     assert (await database.fetch(BUMP, {"id": 1}))[0]["n"] == 1
 
 
-async def test_an_idle_transaction_is_ended_and_unavailable(open_database, rows, monkeypatch):
+async def test_an_idle_transaction_is_ended_and_unavailable(
+    open_database: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "IDLE_IN_TRANSACTION_TIMEOUT_MS", 50)
     database = await open_database(TABLE, application_name="idler")
     observer = await open_database()
@@ -242,7 +265,9 @@ async def test_an_idle_transaction_is_ended_and_unavailable(open_database, rows,
         idler = (
             "SELECT 1 AS n FROM pg_stat_activity WHERE application_name = 'idler' AND state LIKE 'idle in%%'"
         )
-        while await rows(observer, idler):
+        while True:
+            if not await rows(observer, idler):
+                return
             await asyncio.sleep(0)
 
     with pytest.raises(Fault, match="DATABASE_UNAVAILABLE"):
@@ -250,7 +275,7 @@ async def test_an_idle_transaction_is_ended_and_unavailable(open_database, rows,
     assert await count(observer) == 0
 
 
-async def test_a_cancelled_task_leaves_its_connection_usable(open_database):
+async def test_a_cancelled_task_leaves_its_connection_usable(open_database: Any) -> None:
     database = await open_database(TABLE, max_size=1)
     observer = await open_database()
     await database.fetch(ADD, {"id": 1})
@@ -265,7 +290,7 @@ async def test_a_cancelled_task_leaves_its_connection_usable(open_database):
     assert (await database.fetch(BUMP, {"id": 1}))[0]["n"] == 1
 
 
-async def test_a_cancelled_transaction_is_rolled_back_and_its_connection_usable(open_database):
+async def test_a_cancelled_transaction_is_rolled_back_and_its_connection_usable(open_database: Any) -> None:
     database = await open_database(TABLE, max_size=1)
     entered = asyncio.Event()
 
@@ -282,7 +307,7 @@ async def test_a_cancelled_transaction_is_rolled_back_and_its_connection_usable(
     assert await count(database) == 0
 
 
-async def test_an_open_pool_is_closed_without_remains(open_database, new_database):
+async def test_an_open_pool_is_closed_without_remains(open_database: Any, new_database: Any) -> None:
     dsn = new_database()
     database = await Database.open(dsn, application_name="closing")
     await database.ping()

@@ -1,11 +1,11 @@
 from uuid import UUID
 
 import pytest
-from sagacity.common.v1.saga_step_pb2 import SagaStep
-from sagacity.inventory.v1.inventory_pb2 import CommitReservationRequest
 
 from chassis import barrier
 from chassis.errors import Fault, FaultKind
+from sagacity.common.v1.saga_step_pb2 import SagaStep
+from sagacity.inventory.v1.inventory_pb2 import CommitReservationRequest
 
 SAGA = "01936f00-0000-7000-8000-000000000001"
 
