@@ -83,7 +83,7 @@ class Consumer:
             while not self._caught_up:
                 await self._run_once()
         finally:
-            # Only now, with the connections closed and the group left, may a drainer end the process: a member
+            # Only now, the connections closed and the group left, may a drainer end the process: a member
             # that goes without a word keeps its partitions from the others until its session runs out.
             self._drained.set()
 
