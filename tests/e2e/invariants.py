@@ -1,0 +1,183 @@
+"""The invariants of the design, provable at any moment: every check finds only what breaks one.
+
+It reads the five databases, the provider's own ledger, Kafka's log and the clients' journal, and writes
+nothing. What compares databases is meant for a quiet moment: `prove_everything` waits for it first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from deploy.local.kafka import ForeignBroker
+from deploy.local.suite import Suite
+from tests.e2e.books import Books, read_books, select
+from tests.e2e.eventually import eventually
+from tests.e2e.queries import QUERIES
+from tests.e2e.shoppers import Journal, Outcome
+
+SOLD = {"CONFIRMED", "SHIPPED", "DELIVERED"}
+UNDONE = {"REJECTED", "CANCELLED"}
+
+
+class Broken(NamedTuple):
+    """An invariant, and what breaks it."""
+
+    invariant: str
+    subject: str
+
+
+async def prove_everything(suite: Suite, journal: Journal) -> None:
+    """Wait until nothing is under way any more (P8), then prove every invariant.
+
+    Raises:
+        AssertionError: naming what has not come to its end in time, or each invariant and what breaks it.
+    """
+    await eventually(lambda: unsettled(suite), until=lambda under_way: not under_way)
+    broken = await broken_invariants(suite, journal)
+    assert broken == [], broken
+
+
+async def unsettled(suite: Suite) -> list[str]:
+    """Return what only time can end: open sagas, unpublished events, events that no consumer has applied."""
+    under_way = await select(
+        suite.dsn("sagas"), "SELECT 'saga ' || id FROM saga WHERE state IN ('RUNNING', 'COMPENSATING')"
+    )
+    for database in ("orders", "inventory", "payments", "users"):
+        under_way += await select(suite.dsn(database), "SELECT type || ' ' || aggregateid FROM outbox")
+    applied = set(
+        await select(suite.dsn("users"), "SELECT aggregate || ' ' || sequence FROM inbox WHERE NOT halted")
+    )
+    happened = await select(
+        suite.dsn("orders"), "SELECT 'sagacity.orders.v1/order/' || id || ' ' || sequence FROM orders"
+    )
+    return under_way + [fact for fact in happened if fact not in applied]
+
+
+async def broken_invariants(suite: Suite, journal: Journal) -> list[Broken]:
+    """Return each invariant that does not hold now, with what breaks it; nothing where all is well."""
+    broken = [
+        Broken(invariant, subject)
+        for database, queries in QUERIES.items()
+        for invariant, query in queries.items()
+        for subject in await select(suite.dsn(database), query)
+    ]
+    books = await read_books(suite)
+    shared_broker = isinstance(suite.broker, ForeignBroker)
+    for found in (
+        _orders_and_their_sagas(books),
+        _money(books),
+        _stock(books),
+        _tombstones(books),
+        _clients(books, journal),
+        _events(books, shared_broker=shared_broker),
+        _statistics(books),
+    ):
+        broken += found
+    return broken
+
+
+def _orders_and_their_sagas(books: Books) -> Iterator[Broken]:
+    by_saga = {order["saga_id"]: order for order in books.orders.values()}
+    for saga_id, saga in books.sagas.items():
+        state = by_saga.get(saga_id, {}).get("state")
+        ends = {"COMPLETED": SOLD | {"CANCELLED"}, "COMPENSATED": {"REJECTED"}}
+        if state not in ends.get(saga["state"], {"PENDING", None}):
+            yield Broken("I5", f"saga {saga_id} is {saga['state']}, its order {state}")
+    for order_id, order in books.orders.items():
+        if books.sagas.get(order["saga_id"], {}).get("key") != order_id:
+            yield Broken("I3", f"order {order_id} is not its saga's")
+
+
+def _money(books: Books) -> Iterator[Broken]:
+    for order_id, order in books.orders.items():
+        money = books.money(order_id)
+        net = money["CAPTURE"] - money["REFUND"]
+        held = money["AUTHORIZATION"] - money["VOID"] - money["CAPTURE"]
+        if order["state"] in SOLD and (net, held) != (order["total_minor"], 0):
+            yield Broken("I6", f"order {order_id} of {order['total_minor']}: {net} charged, {held} held")
+        if order["state"] in UNDONE and (net, held) != (0, 0):
+            yield Broken("I7", f"order {order_id} is undone: {net} charged, {held} held")
+
+
+def _stock(books: Books) -> Iterator[Broken]:
+    for order_id, order in books.orders.items():
+        reservation = books.reservations.get(order_id, {"state": None, "lines": None})
+        if order["state"] in SOLD and reservation["state"] != "COMMITTED":
+            yield Broken("I6", f"order {order_id} is sold, its stock {reservation['state']}")
+        if order["state"] in UNDONE and reservation["state"] in {"HELD", "COMMITTED"}:
+            yield Broken("I7", f"order {order_id} is undone, its stock {reservation['state']}")
+        if reservation["lines"] not in (None, order["items"]):
+            yield Broken("I14", f"order {order_id}: ordered {order['items']}, held {reservation['lines']}")
+    for order_id in (books.reservations.keys() | books.payments.keys()) - books.orders.keys():
+        yield Broken("I3", f"stock or money of order {order_id}, which does not exist")
+
+
+def _tombstones(books: Books) -> Iterator[Broken]:
+    for database, saga_id, step in books.tombstones:
+        order_id = books.sagas.get(saga_id, {}).get("key", "")
+        money = books.money(order_id)
+        effect = {
+            "reservation": order_id in books.reservations,
+            "stock": books.reservations.get(order_id, {}).get("state") == "COMMITTED",
+            "payment": money["CAPTURE"] != money["REFUND"],
+            "order": books.orders.get(order_id, {}).get("state") != "REJECTED",
+        }
+        if effect.get(step, True):
+            yield Broken("I16", f"{database}: saga {saga_id}, {step} has a tombstone and an effect")
+
+
+def _clients(books: Books, journal: Journal) -> Iterator[Broken]:
+    wanted = {(intent.user_id, intent.key) for intent in journal.intents}
+    for intent in journal.intents:
+        name = f"key {intent.key} of {intent.user_id}"
+        order_id = books.order_of_key.get((intent.user_id, intent.key))
+        if intent.order_ids - {order_id}:
+            yield Broken("I2", f"{name}: the client was told of {intent.order_ids}, the key has {order_id}")
+        if intent.outcome is Outcome.OK and order_id not in books.orders:
+            yield Broken("I1", f"{name}: acknowledged, and there is no order")
+        state = books.orders.get(order_id or "", {}).get("state")
+        for answer in intent.answers:
+            told = {201: SOLD | {"CANCELLED"}, 402: {"REJECTED"}, 409: {"REJECTED"}}.get(answer.status)
+            if told and answer.order_id and state not in told:
+                yield Broken("P5", f"{name}: answered with {answer.status}, the order is {state}")
+    key_of_order = {order_id: key for key, order_id in books.order_of_key.items()}
+    for order_id, order in books.orders.items():
+        if order["user_id"] in journal.users and key_of_order.get(order_id) not in wanted:
+            yield Broken("I3", f"order {order_id}, which no client asked for")
+
+
+def _events(books: Books, *, shared_broker: bool) -> Iterator[Broken]:
+    seen: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    partitions: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for event in books.events:
+        name = (event.topic, event.aggregate)
+        partitions[name] |= {event.partition} if event.partition is not None else set()
+        if event.sequence not in seen[name]:
+            seen[name].append(event.sequence)
+    for name, last in books.facts.items():
+        if sorted(seen[name]) != list(range(1, last + 1)):
+            yield Broken("I20", f"{name}: {last} facts, events {sorted(seen[name])}")
+        elif seen[name] != sorted(seen[name]):
+            yield Broken("I22", f"{name}: first occurrences {seen[name]}")
+        if len(partitions[name]) > 1:
+            yield Broken("I22", f"{name} is in partitions {partitions[name]}")
+    # Of a broker that others use, too, nobody knows whose an unknown aggregate is.
+    for name in () if shared_broker else seen.keys() - books.facts.keys():
+        yield Broken("I20", f"{name}: events of what does not exist")
+
+
+def _statistics(books: Books) -> Iterator[Broken]:
+    expected: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for order in books.orders.values():
+        counts = expected[order["user_id"]]
+        counts["placed"] += 1
+        counts["confirmed"] += order["state"] in SOLD | {"CANCELLED"}
+        counts["rejected"] += order["state"] == "REJECTED"
+        counts[f"spent {order['currency_code']}"] += order["total_minor"] or 0
+    for user_id, counts in expected.items():
+        if +books.statistics[user_id] != +counts:
+            yield Broken(
+                "I23", f"user {user_id}: {dict(counts)} happened, {dict(books.statistics[user_id])} counted"
+            )
