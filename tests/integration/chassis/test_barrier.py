@@ -234,6 +234,15 @@ async def test_an_undo_of_nothing_leaves_a_tombstone_and_succeeds(database: Data
     assert await barrier.read(database, call) == barrier.Stored("TOMBSTONE", None, None, {})
 
 
+async def test_an_undo_of_nothing_may_have_something_to_do_once(database: Database, call: SagaCall) -> None:
+    for _ in range(2):
+        reply = await barrier.undo_once(database, call, act, when_nothing=compensate)
+        assert reply == {"undone": 1}
+    assert await effects(database) == ["undo"]
+    with pytest.raises(Fault, match="TOMBSTONED"):
+        await do(database, call)
+
+
 async def test_an_undo_after_a_tombstone_gets_the_stored_reply(database: Database, call: SagaCall) -> None:
     await undo(database, call)
     assert await undo(database, call) == {}
