@@ -279,8 +279,8 @@ def _connection_settings(application_name: str) -> dict[str, Any]:
     # JIT costs more than it gives for statements of a millisecond.
     settings = {
         "jit": "off",
-        # Every statement is prepared and has one plan whatever its parameters: planning the big ones anew costs as
-        # much as running them.
+        # Every statement is prepared and has one plan whatever its parameters: planning a big one costs as
+        # much as running it.
         "plan_cache_mode": "force_generic_plan",
         "statement_timeout": STATEMENT_TIMEOUT_MS,
         "lock_timeout": LOCK_TIMEOUT_MS,

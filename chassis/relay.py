@@ -27,7 +27,7 @@ MAX_STUCK_KEYS = 1_000
 LEASE_SECONDS = 6.0
 LEASE_RENEWAL_SECONDS = 2.0
 POLL_SECONDS = 1.0
-# Nobody waits for an event, and a round costs the same for one as for fifty: so a round at most every so often.
+# Nobody waits for an event, and a round costs the same for one as for fifty: so at most one every so often.
 PACE_SECONDS = 0.05
 DELIVERY_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 3.0
