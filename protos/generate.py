@@ -1,4 +1,4 @@
-"""Generates the typed Python stubs of every proto into a folder: `python protos/generate.py [OUT]` (default protos/gen)."""
+"""Generates the typed stubs of every proto into a folder: `python protos/generate.py [OUT]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROTOS = Path(__file__).resolve().parent
 
 
 def generate(out: Path) -> None:
-    """Write the stubs of all protos below `PROTOS` into `out`, which must exist; raise SystemExit where protoc fails."""
+    """Write the stubs of all protos into the folder `out`; raise SystemExit where protoc fails."""
     sources = sorted(path for root in ("sagacity", "buf") for path in (PROTOS / root).rglob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}"]

@@ -73,7 +73,7 @@ def kafka_source() -> str | None:
     if docker_answers():
         return f"Docker ({KAFKA_IMAGE})"
     if maven_works():
-        return "Apache Kafka by Maven (deploy/local/kafka)"
+        return "Apache Kafka by Maven (deploy/local/apache_kafka)"
     return None
 
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 from deploy.local.children import LOOPBACK, dies_with_parent, free_port
 from deploy.local.errors import LocalDeployError
 
-POM = Path(__file__).with_name("kafka") / "pom.xml"
+POM = Path(__file__).with_name("apache_kafka") / "pom.xml"
 PARTITIONS = 4
 HEAP = "-Xmx512m"
 FETCH_SECONDS = 600
@@ -190,7 +190,7 @@ _CLUSTER_UUID = "c2FnYWNpdHktbG9jYWxfMQ"
 
 
 def fetch_jars(folder: Path) -> None:
-    """Fill `folder` with the jars that deploy/local/kafka/pom.xml names, unless they are there.
+    """Fill `folder` with the jars that deploy/local/apache_kafka/pom.xml names, unless they are there.
 
     Raises:
         LocalDeployError: Maven is missing or cannot get them.

@@ -9,6 +9,11 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _sagas()
+    _keys_and_replicas()
+
+
+def _sagas() -> None:
     op.execute(
         """
         CREATE TABLE saga (
@@ -54,6 +59,9 @@ def upgrade() -> None:
         )
         """
     )
+
+
+def _keys_and_replicas() -> None:
     op.execute(
         """
         CREATE TABLE idempotency (

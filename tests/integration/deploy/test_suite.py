@@ -64,6 +64,7 @@ async def test_a_paused_process_stands_still_until_it_is_resumed(suite: Suite) -
             await asyncio.sleep(0.01)
     suite.resume("orchestrator")
     await suite.wait_ready("orchestrator")
+    assert process.status() != psutil.STATUS_STOPPED
 
 
 async def test_everything_stops_in_order_by_itself_and_the_second_start_has_its_data(suite: Suite) -> None:
