@@ -15,12 +15,12 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, IllegalStateError
-from prometheus_client import Counter
 
 from chassis.cloud_events import ReceivedEvent, from_record, full_jitter, unreadable
 from chassis.errors import Fault
 from chassis.inbox import INBOX_DDL, GapError, Handler, Inbox
 from chassis.postgres import Database
+from chassis.telemetry import counter
 
 __all__ = ["INBOX_DDL", "Consumer", "GapError", "Handler", "ReceivedEvent"]
 
@@ -36,10 +36,10 @@ BACKOFF_CAP_SECONDS = 10.0
 # How soon a topic that is made after the start is seen.
 METADATA_MAX_AGE_MS = 5_000
 
-APPLIED = Counter("sagacity_consumer_applied", "Events that were applied", ["group"])
-DUPLICATES = Counter("sagacity_consumer_duplicates", "Events that had been applied before", ["group"])
-PARKED = Counter("sagacity_consumer_parked", "Events that went to the dead letters", ["group"])
-OUTAGES = Counter("sagacity_consumer_outages", "Times that consuming came to a halt", ["group"])
+APPLIED = counter("sagacity_consumer_applied", "Events that were applied", "group")
+DUPLICATES = counter("sagacity_consumer_duplicates", "Events that had been applied before", "group")
+PARKED = counter("sagacity_consumer_parked", "Events that went to the dead letters", "group")
+OUTAGES = counter("sagacity_consumer_outages", "Times that consuming came to a halt", "group")
 _log = structlog.get_logger(__name__)
 
 

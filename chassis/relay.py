@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidMessageError, MessageSizeTooLargeError, RecordTooLargeError
-from prometheus_client import Counter
 
 from chassis import ids
 from chassis.cloud_events import full_jitter, to_message
 from chassis.errors import Fault
 from chassis.postgres import Database, Row, statement
+from chassis.telemetry import counter
 
 MAX_BATCH = 500
 MAX_STUCK_KEYS = 1_000
@@ -35,9 +35,9 @@ BACKOFF_BASE_SECONDS = 0.2
 BACKOFF_CAP_SECONDS = 10.0
 STUCK_KEY_CAP_SECONDS = 30.0
 
-PUBLISHED = Counter("sagacity_relay_published", "Events that Kafka acknowledged", ["topic"])
-OUTAGES = Counter("sagacity_relay_outages", "Times that publishing came to a halt", ["topic"])
-STUCK = Counter("sagacity_relay_stuck", "Attempts at events that Kafka will not take", ["topic"])
+PUBLISHED = counter("sagacity_relay_published", "Events that Kafka acknowledged", "topic")
+OUTAGES = counter("sagacity_relay_outages", "Times that publishing came to a halt", "topic")
+STUCK = counter("sagacity_relay_stuck", "Attempts at events that Kafka will not take", "topic")
 
 _LEASE = statement(
     "lease_outbox_buckets",

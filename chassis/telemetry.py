@@ -30,6 +30,11 @@ _SECRET_PARTS: Final = ("password", "secret", "token", "authorization", "dsn", "
 _children: dict[tuple[str, str], tuple[Any, Any]] = {}
 
 
+def counter(name: str, description: str, *labels: str) -> Counter:
+    """A counter that `/metrics` shows."""
+    return Counter(name, description, labels, registry=REGISTRY)
+
+
 def observe_rpc(method: str, code: str, seconds: float) -> None:
     """Count an RPC and its time."""
     children = _children.get((method, code))

@@ -16,7 +16,8 @@ from chassis.grpc_client import Connection
 from chassis.identity import ServiceIdentity
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.telemetry import configure_logging, serve_metrics
+from chassis.process import start_metrics
+from chassis.telemetry import configure_logging
 from gateway.app import create_app
 from gateway.auth import Authenticator, UserKeys
 from gateway.clients import Acting, Backends, Readiness
@@ -117,19 +118,12 @@ async def program(life: Lifecycle) -> None:
     connections = {name: Connection(address, identity) for name, address in settings.addresses().items()}
     for connection in connections.values():
         life.on_stop(connection.close)
-    metrics = await serve_metrics(settings.metrics_listen)
-    if metrics is not None:
-        life.on_stop(lambda: _close(metrics))
+    await start_metrics(life, settings)
     gateway = build_gateway(connections)
     app = create_app(gateway, clock=gateway.clock, new_id=new_id, with_docs=settings.docs)
     server = HttpServer(app, listening)
     life.start(server.run_until_stopped(), name="http")
     life.on_stop(server.stop)
-
-
-async def _close(metrics: asyncio.Server) -> None:
-    metrics.close()
-    await metrics.wait_closed()
 
 
 if __name__ == "__main__":

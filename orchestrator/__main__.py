@@ -7,8 +7,8 @@ from chassis.grpc_server import build_server
 from chassis.identity import ServiceIdentity, Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.postgres import Database
-from chassis.telemetry import configure_logging, serve_metrics
+from chassis.process import open_database, start_metrics
+from chassis.telemetry import configure_logging
 from orchestrator.clients import GrpcParticipants
 from orchestrator.config import OrchestratorSettings
 from orchestrator.executor import Definitions, Executor
@@ -28,11 +28,7 @@ async def program(life: Lifecycle) -> None:
     configure_logging("orchestrator", settings.log_format)
     identity = ServiceIdentity.read("orchestrator", settings.required("identity_key_file"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
-    database = await Database.open(
-        settings.required("database_dsn"), application_name="orchestrator", max_size=MAX_CONNECTIONS
-    )
-    life.on_stop(database.close)
-    await database.ping()
+    database = await open_database(life, settings, max_size=MAX_CONNECTIONS)
 
     connections = {name: Connection(getattr(settings, f"{name}_address"), identity) for name in PARTICIPANTS}
     for connection in connections.values():
@@ -58,7 +54,7 @@ async def program(life: Lifecycle) -> None:
     await server.start(settings.listen)
     life.on_stop(server.stop)
     life.on_stop(executor.stop)
-    await serve_metrics(settings.metrics_listen)
+    await start_metrics(life, settings)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import override
 
 from chassis.errors import Detail, Fault, FaultKind
@@ -17,6 +16,7 @@ from chassis.identity import current_caller
 from chassis.ids import NewId
 from chassis.page_tokens import decode_page_token, encode_page_token
 from chassis.postgres import Database, Row
+from chassis.timestamps import to_timestamp
 from orchestrator import statements as sql
 from orchestrator.executor import Executor
 from orchestrator.journal import Acceptance, Standing
@@ -196,10 +196,10 @@ def _saga(row: Row) -> sagas_pb2.Saga:
         epoch=row["epoch"],
         owner=row["owner"] or "",
         attempts=row["attempts"],
-        next_attempt_time=_timestamp(row["next_run"]) if row["attempts"] else None,
-        deadline_time=_timestamp(row["deadline"]),
-        create_time=_timestamp(row["create_time"]),
-        update_time=_timestamp(row["update_time"]),
+        next_attempt_time=to_timestamp(row["next_run"]) if row["attempts"] else None,
+        deadline_time=to_timestamp(row["deadline"]),
+        create_time=to_timestamp(row["create_time"]),
+        update_time=to_timestamp(row["update_time"]),
     )
     if row["refusal"]:
         saga.refusal.CopyFrom(refusal_message(row["refusal"]["step"], row["refusal"]))
@@ -214,11 +214,5 @@ def _entry(row: Row) -> sagas_pb2.TimelineEntry:
         attempt=row["attempt"],
         outcome=row["outcome"],
         detail=row["detail"],
-        time=_timestamp(row["at"]),
+        time=to_timestamp(row["at"]),
     )
-
-
-def _timestamp(value: Any) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(value)
-    return timestamp

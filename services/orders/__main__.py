@@ -1,7 +1,5 @@
 """The orders process: `python -m services.orders`."""
 
-import asyncio
-
 import structlog
 
 from chassis.clock import SystemClock
@@ -9,16 +7,12 @@ from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.postgres import Database
-from chassis.relay import Relay
-from chassis.telemetry import configure_logging, serve_metrics
+from chassis.process import open_database, start_metrics, start_relay
+from chassis.telemetry import configure_logging
 from sagacity.orders.v1 import orders_pb2_grpc
 from services.orders import events, rpc
 from services.orders.app import Orders
 from services.orders.config import OrdersSettings
-
-# Less than the lifecycle gives each action: with Kafka away the outbox keeps what is left.
-RELAY_DRAIN_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -29,49 +23,24 @@ async def program(life: Lifecycle) -> None:
     configure_logging(settings.process, settings.log_format)
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
-    # Left to the end of the process: the relay gives up its leases after everything else has stopped.
-    database = await Database.open(settings.required("database_dsn"), application_name=settings.process)
-    await database.ping()
-
-    relay = _start_relay(life, settings, database)
+    database = await open_database(life, settings)
+    wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
     app = Orders(
         database=database,
         clock=SystemClock(),
         new_id=new_id,
         as_refusal=rpc.translate,
-        published=relay.wake if relay else lambda: None,
+        published=wake_relay,
     )
 
-    metrics = await serve_metrics(settings.metrics_listen)
-    if metrics:
-        life.on_stop(lambda: _close(metrics))
     server = build_server(
         domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
     )
     orders_pb2_grpc.add_OrdersServicer_to_server(rpc.OrdersServicer(app), server.server)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
+    await start_metrics(life, settings)
     log.info("serving", port=port)
-
-
-def _start_relay(life: Lifecycle, settings: OrdersSettings, database: Database) -> Relay | None:
-    """Starts the relay; without Kafka there is none, and facts stay in the outbox."""
-    servers = settings.kafka_bootstrap_servers
-    if not servers:
-        return None
-    relay = Relay(database, bootstrap_servers=servers, topic=events.TOPIC, owner=settings.process)
-    life.start(relay.run(), name="relay")
-    life.on_stop(lambda: _drain(relay))
-    return relay
-
-
-async def _drain(relay: Relay) -> None:
-    if not await relay.drain(RELAY_DRAIN_SECONDS):
-        log.warning("outbox_not_drained")
-
-
-async def _close(server: asyncio.Server) -> None:
-    server.close()
 
 
 if __name__ == "__main__":

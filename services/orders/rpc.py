@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import override
 
 from chassis import barrier
@@ -15,6 +14,7 @@ from chassis.errors import Detail, Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
 from chassis.page_tokens import decode_page_token, encode_page_token
+from chassis.timestamps import to_timestamp
 from sagacity.common.v1 import money_pb2, postal_address_pb2, saga_step_pb2
 from sagacity.orders.v1 import orders_pb2, orders_pb2_grpc
 from services.orders.app import EXPONENTS, Orders, Wish, quote_order
@@ -232,12 +232,6 @@ STATE_NUMBERS = {state: number for number, state in STATES.items()}
 REFUND_STATE_NUMBERS = {state: orders_pb2.RefundState.Value(f"REFUND_STATE_{state}") for state in RefundState}
 
 
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
-
-
 def _money(money: Money) -> money_pb2.Money:
     return money_pb2.Money(currency_code=money.currency_code, minor_units=money.minor_units)
 
@@ -302,8 +296,8 @@ def _order(order: Order) -> orders_pb2.Order:
         refund_state=REFUND_STATE_NUMBERS[order.refund_state],
         items=[orders_pb2.OrderItem(sku=item.sku, quantity=item.quantity) for item in order.items],
         currency_code=order.currency_code,
-        create_time=_timestamp(order.create_time),
-        update_time=_timestamp(order.update_time),
+        create_time=to_timestamp(order.create_time),
+        update_time=to_timestamp(order.update_time),
     )
     if order.rejection:
         message.rejection.reason = order.rejection.reason

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import grpc.aio
 import iso4217
-from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import override
 
 from chassis import barrier
 from chassis.errors import Detail, Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
+from chassis.timestamps import to_timestamp
 from sagacity.common.v1 import money_pb2, saga_step_pb2
 from sagacity.payments.v1 import payments_pb2, payments_pb2_grpc
 from services.payments.app import Payments, payment_methods, queries
@@ -215,12 +214,6 @@ def _charge_order(request: payments_pb2.ChargeRequest) -> ChargeOrder:
     )
 
 
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
-
-
 def _method(method: PaymentMethod) -> payments_pb2.PaymentMethod:
     return payments_pb2.PaymentMethod(
         id=str(method.id),
@@ -228,7 +221,7 @@ def _method(method: PaymentMethod) -> payments_pb2.PaymentMethod:
         provider=method.provider,
         brand=method.brand,
         last4=method.last4,
-        create_time=_timestamp(method.create_time),
+        create_time=to_timestamp(method.create_time),
     )
 
 
@@ -245,8 +238,8 @@ def _payment(payment: Payment) -> payments_pb2.Payment:
         captured=money(payment.captured_minor),
         refunded=money(payment.refunded_minor),
         decline_reason=payment.decline_reason,
-        create_time=_timestamp(payment.create_time),
-        update_time=_timestamp(payment.update_time),
+        create_time=to_timestamp(payment.create_time),
+        update_time=to_timestamp(payment.update_time),
     )
 
 
@@ -256,5 +249,5 @@ def _entry(entry: LedgerEntry) -> payments_pb2.LedgerEntry:
         payment_id=str(entry.payment_id),
         kind=_KINDS[entry.kind],
         amount=money_pb2.Money(currency_code=entry.currency_code, minor_units=entry.amount_minor),
-        create_time=_timestamp(entry.create_time),
+        create_time=to_timestamp(entry.create_time),
     )

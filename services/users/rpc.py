@@ -1,17 +1,17 @@
 """The gRPC surface: proto <-> domain, who may call what, and one table from domain error to Fault."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import override
 
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
+from chassis.timestamps import to_timestamp
 from sagacity.common.v1 import money_pb2, postal_address_pb2
 from sagacity.users.v1 import users_pb2, users_pb2_grpc
 from services.users.app import Users
@@ -96,7 +96,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         """Exchanges e-mail and password for an access token."""
         token, user = await self._app.log_in(email=request.email, password=request.password)
         return users_pb2.LoginResponse(
-            access_token=token.text, expire_time=_timestamp(token.expire_time), user=_user(user)
+            access_token=token.text, expire_time=to_timestamp(token.expire_time), user=_user(user)
         )
 
     @override
@@ -176,12 +176,6 @@ ROLE_NUMBERS = {role: users_pb2.Role.Value(f"ROLE_{role}") for role in Role}
 STATE_NUMBERS = {state: users_pb2.UserState.Value(f"USER_STATE_{state}") for state in UserState}
 
 
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
-
-
 def _user(user: User) -> users_pb2.User:
     return users_pb2.User(
         id=str(user.id),
@@ -189,13 +183,13 @@ def _user(user: User) -> users_pb2.User:
         display_name=user.display_name,
         role=ROLE_NUMBERS[user.role],
         state=STATE_NUMBERS[user.state],
-        create_time=_timestamp(user.create_time),
+        create_time=to_timestamp(user.create_time),
     )
 
 
 def _user_address(entry: UserAddress) -> users_pb2.UserAddress:
     return users_pb2.UserAddress(
-        id=str(entry.id), address=_address(entry.address), create_time=_timestamp(entry.create_time)
+        id=str(entry.id), address=_address(entry.address), create_time=to_timestamp(entry.create_time)
     )
 
 

@@ -1,0 +1,70 @@
+"""The wiring that every process with a database shares; what is registered last stops first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from chassis.config import ProcessSettings
+from chassis.lifecycle import DRAIN_SECONDS, Lifecycle
+from chassis.postgres import Database
+from chassis.relay import Relay
+from chassis.telemetry import serve_metrics
+
+# Less than the lifecycle gives each action: with Kafka away the outbox keeps what is left.
+RELAY_DRAIN_SECONDS = DRAIN_SECONDS / 2
+
+log = structlog.get_logger(__name__)
+
+
+async def open_database(life: Lifecycle, settings: ProcessSettings, *, max_size: int = 8) -> Database:
+    """Open the pool of this process's database and see that it answers; it is closed at the stop.
+
+    Raises:
+        SettingsError: the DSN is not set.
+        Fault: UNAVAILABLE, the database does not answer.
+    """
+    database = await Database.open(
+        settings.required("database_dsn"), application_name=settings.process, max_size=max_size
+    )
+    life.on_stop(database.close)
+    await database.ping()
+    return database
+
+
+def start_relay(
+    life: Lifecycle, settings: ProcessSettings, database: Database, *, topic: str
+) -> Callable[[], None]:
+    """Run the relay of this database's outbox; returns what to call after a commit that appended to it.
+
+    Without Kafka there is no relay, and facts stay in the outbox. At the stop it is drained, within a bound.
+    """
+    servers = settings.kafka_bootstrap_servers
+    if not servers:
+        return _nobody_to_wake
+    relay = Relay(database, bootstrap_servers=servers, topic=topic, owner=settings.process)
+    life.start(relay.run(), name="relay")
+
+    async def drain() -> None:
+        if not await relay.drain(RELAY_DRAIN_SECONDS):
+            log.warning("outbox_not_drained", topic=topic)
+
+    life.on_stop(drain)
+    return relay.wake
+
+
+async def start_metrics(life: Lifecycle, settings: ProcessSettings) -> None:
+    """Serve the metrics where the settings name an address; OSError where it is taken."""
+    server = await serve_metrics(settings.metrics_listen)
+    if server is None:
+        return
+
+    async def close() -> None:
+        server.close()
+
+    life.on_stop(close)
+
+
+def _nobody_to_wake() -> None:
+    pass
