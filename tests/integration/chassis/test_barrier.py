@@ -5,37 +5,25 @@ import pytest
 from psycopg import errors
 
 from chassis import barrier
-from chassis.barrier import BARRIER_DDL, SagaCall
+from chassis.barrier import SagaCall
 from chassis.errors import Detail, Fault, FaultKind
 from chassis.ids import new_id
-from chassis.postgres import Database, Transaction, statement
+from chassis.postgres import Database, Transaction
+from tests.integration.chassis.barrier_steps import (
+    DDL,
+    SoldOutError,
+    act,
+    compensate,
+    do,
+    effects,
+    other_request,
+    refuse,
+    someone_waits_for_a_lock,
+    start,
+    undo,
+)
 
 pytestmark = pytest.mark.integration
-
-EFFECTS = "CREATE TABLE effects (what text NOT NULL);"
-DDL = BARRIER_DDL + EFFECTS
-INSERT_EFFECT = statement("effect", "INSERT INTO effects VALUES (%(what)s)")
-SELECT_EFFECTS = statement("effects", "SELECT what FROM effects ORDER BY what")
-START = statement(
-    "start",
-    "INSERT INTO barrier (saga_id, step, outcome, request_hash)"
-    " VALUES (%(saga_id)s, %(step)s, 'IN_PROGRESS', %(request_hash)s)",
-)
-WAITING = statement(
-    "waiting",
-    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
-)
-
-
-class SoldOutError(Exception):
-    pass
-
-
-def as_refusal(error: Exception) -> Fault | None:
-    if isinstance(error, SoldOutError):
-        details = (Detail("sku-1", "none left"),)
-        return Fault(FaultKind.FAILED_PRECONDITION, "SOLD_OUT", "none left", subjects=details)
-    return error if isinstance(error, Fault) else None
 
 
 @pytest.fixture
@@ -47,51 +35,6 @@ async def database(open_database: Any) -> Database:
 @pytest.fixture
 def call() -> SagaCall:
     return SagaCall(new_id(), "reservation", b"hash")
-
-
-def other_request(call: SagaCall) -> SagaCall:
-    return SagaCall(call.saga_id, call.step, b"another")
-
-
-async def effects(database: Database) -> list[str]:
-    return [row["what"] for row in await database.fetch(SELECT_EFFECTS, {})]
-
-
-async def act(tx: Transaction) -> dict[str, Any]:
-    await tx.fetch(INSERT_EFFECT, {"what": "do"})
-    return {"made": 1}
-
-
-async def compensate(tx: Transaction) -> dict[str, Any]:
-    await tx.fetch(INSERT_EFFECT, {"what": "undo"})
-    return {"undone": 1}
-
-
-async def refuse(tx: Transaction) -> dict[str, Any]:
-    await tx.fetch(INSERT_EFFECT, {"what": "half"})
-    raise SoldOutError
-
-
-async def do(database: Database, call: SagaCall, effect: Any = act) -> dict[str, Any]:
-    return await barrier.do_once(database, call, effect, as_refusal=as_refusal)
-
-
-async def undo(database: Database, call: SagaCall, effect: Any = compensate) -> dict[str, Any]:
-    return await barrier.undo_once(database, call, effect)
-
-
-async def start(database: Database, call: SagaCall) -> None:
-    """Leave the step in progress, as the first half of a call to a provider does."""
-    key = {"saga_id": call.saga_id, "step": call.step, "request_hash": call.request_hash}
-    await database.fetch(START, key)
-
-
-async def someone_waits_for_a_lock(database: Database) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if await database.fetch(WAITING, {}):
-                return
-            await asyncio.sleep(0)
 
 
 # A do arrives.
@@ -375,45 +318,3 @@ async def test_dos_and_undos_in_any_mixture_leave_all_or_nothing(database: Datab
         had = len(await effects(database)) - before
         assert (stored.outcome, had) in {("TOMBSTONE", 0), ("DONE", 2)}
         assert replies[1] == replies[3]
-
-
-# One-statement use cases.
-
-
-async def test_a_one_statement_duplicate_is_told_from_other_violations(
-    database: Database, call: SagaCall
-) -> None:
-    await start(database, call)
-    with pytest.raises(errors.UniqueViolation) as raised:
-        await start(database, call)
-    assert barrier.is_duplicate(raised.value)
-    assert not barrier.is_duplicate(errors.UniqueViolation())
-    assert not barrier.is_duplicate(KeyError())
-
-
-async def test_a_settled_duplicate_gets_the_stored_reply_or_refusal(
-    database: Database, call: SagaCall
-) -> None:
-    await do(database, call)
-    assert await barrier.settle_duplicate(database, call) == {"made": 1}
-    with pytest.raises(Fault, match="REQUEST_CHANGED"):
-        await barrier.settle_duplicate(database, other_request(call))
-
-
-async def test_a_duplicate_that_is_not_settled_yet_is_asked_to_come_again(
-    database: Database, call: SagaCall
-) -> None:
-    with pytest.raises(Fault) as raised:
-        await barrier.settle_duplicate(database, call)
-    assert raised.value.kind is FaultKind.ABORTED
-    await start(database, call)
-    with pytest.raises(Fault, match="STEP_IN_PROGRESS"):
-        await barrier.settle_duplicate(database, call)
-
-
-async def test_the_read_within_a_transaction_sees_its_own_writes(database: Database, call: SagaCall) -> None:
-    async with database.transaction() as tx:
-        key = {"saga_id": call.saga_id, "step": call.step, "request_hash": b"hash"}
-        await tx.fetch(START, key)
-        stored = await barrier.read(tx, call)
-    assert stored == barrier.Stored("IN_PROGRESS", b"hash", None, None)

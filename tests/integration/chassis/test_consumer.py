@@ -259,6 +259,7 @@ async def test_a_record_that_is_no_event_of_ours_is_kept_and_passed(
         return await effects(database) == {"a": [1]} and len(await letters(database)) == 1
 
     await consume_all(new_consumer(database), done, running)
+    assert len(await letters(database)) == 1
 
 
 async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_kafka(
@@ -276,6 +277,20 @@ async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_k
         await until(done)
         assert await consumer.drain(DRAIN_SECONDS)
     assert len(await letters(database)) == 3
+
+
+async def until_applied(database: Any, upto: int) -> None:
+    async def done() -> bool:
+        return await effects(database) == {"a": list(range(1, upto + 1))}
+
+    await until(done)
+
+
+async def until_noticed(relay: Relay) -> None:
+    async def noticed() -> bool:
+        return bool(relay._failures)
+
+    await until(noticed)
 
 
 async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_first_and_in_between(
@@ -301,34 +316,22 @@ async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_fi
     consumer = new_consumer(database, servers=broker.bootstrap_servers)
     relay = Relay(database, bootstrap_servers=broker.bootstrap_servers, topic=topic, owner="orders")
 
-    async def applied(upto: int) -> None:
-        async def done() -> bool:
-            return await effects(database) == {"a": list(range(1, upto + 1))}
-
-        await until(done)
-
-    async def relay_noticed() -> None:
-        async def noticed() -> bool:
-            return bool(relay._failures)
-
-        await until(noticed)
-
     try:
         await publish(database, "a", 1)
         async with running(relay), running(consumer):
-            await relay_noticed()
+            await until_noticed(relay)
             await asyncio.to_thread(broker.start)
-            await applied(1)
+            await until_applied(database, 1)
             broker.kill()
             await publish(database, "a", 2)
             await publish(database, "a", 3)
             relay.wake()
-            await relay_noticed()
+            await until_noticed(relay)
             await asyncio.to_thread(broker.start)
-            await applied(3)
+            await until_applied(database, 3)
             await publish(database, "a", 4)
             relay.wake()
-            await applied(4)
+            await until_applied(database, 4)
     finally:
         broker.kill()
     assert await letters(database) == []
