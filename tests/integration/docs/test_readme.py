@@ -1,4 +1,4 @@
-"""What the README and docs/ show is what happens: its lines are run, its answers compared, its links followed."""
+"""What README and docs/ show is what happens: lines are run, answers compared, links followed."""
 
 from __future__ import annotations
 
@@ -120,4 +120,6 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 def test_the_index_leads_to_every_page_of_the_documentation() -> None:
     index = ROOT / "docs" / "index.md"
     reached = {(index.parent / link).resolve() for link in _LINK.findall(text_of(index))}
-    assert [page for page in PAGES if page.is_relative_to(index.parent) and page not in {*reached, index}] == []
+    assert [
+        page for page in PAGES if page.is_relative_to(index.parent) and page not in {*reached, index}
+    ] == []
