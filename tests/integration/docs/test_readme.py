@@ -17,6 +17,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README_URL = "http://127.0.0.1:8080"
 TOUR_SECONDS = 100
+NEXT_STOP = "--- next stop ---"
 
 _TOUR = re.compile(r"<!-- tested -->\n```bash\n(.*?)```\n```text\n(.*?)```\n", re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -64,7 +65,7 @@ async def fresh_suite(tmp_path: Path) -> AsyncIterator[Suite]:
 @pytest.mark.e2e
 async def test_the_tour_of_the_readme_answers_what_the_readme_shows(fresh_suite: Suite) -> None:
     stops = tour()
-    script = "echo ---8<---\n".join(stop.commands for stop in stops).replace(
+    script = f"echo '{NEXT_STOP}'\n".join(stop.commands for stop in stops).replace(
         README_URL, fresh_suite.gateway_url
     )
     shell = await asyncio.create_subprocess_exec(
@@ -79,7 +80,7 @@ async def test_the_tour_of_the_readme_answers_what_the_readme_shows(fresh_suite:
     )
     said, complaints = await asyncio.wait_for(shell.communicate(), timeout=TOUR_SECONDS)
     assert (shell.returncode, complaints.decode("utf-8")) == (0, "")
-    answers = said.decode("utf-8").split("---8<---\n")
+    answers = said.decode("utf-8").split(f"{NEXT_STOP}\n")
     assert [steady(answer) for answer in answers] == [steady(stop.recorded) for stop in stops]
 
 
