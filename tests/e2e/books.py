@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from psycopg.rows import dict_row
 
-from chassis.cloud_events import from_record
+from chassis.cloud_events import ReceivedEvent, from_record
 from deploy.local.suite import Suite
 
 TOPICS = ("sagacity.users.v1", "sagacity.inventory.v1", "sagacity.payments.v1", "sagacity.orders.v1")
@@ -152,33 +152,23 @@ async def _statistics(suite: Suite) -> defaultdict[str, Counter[str]]:
 
 async def events_in_kafka(suite: Suite) -> list[SeenEvent]:
     """Return what Kafka's log holds now, in its order within each partition."""
+    # Without a group: it takes all partitions, and no consumer of the suite loses any.
     kafka = AIOKafkaConsumer(
-        bootstrap_servers=suite.broker.bootstrap_servers,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
+        *TOPICS, bootstrap_servers=suite.broker.bootstrap_servers, auto_offset_reset="earliest"
     )
     seen: list[SeenEvent] = []
     async with asyncio.timeout(KAFKA_SECONDS):
         await kafka.start()
         try:
-            there = await kafka.topics()
-            partitions = [
-                TopicPartition(topic, number)
-                for topic in TOPICS
-                if topic in there
-                for number in kafka.partitions_for_topic(topic) or ()
-            ]
-            kafka.assign(partitions)
+            partitions = list(kafka.assignment())
             ends = await kafka.end_offsets(partitions)
             while any([await kafka.position(partition) < ends[partition] for partition in partitions]):
                 for records in (await kafka.getmany(timeout_ms=POLL_MS)).values():
-                    for record in records:
-                        event = from_record(record)
-                        seen.append(
-                            SeenEvent(
-                                event.topic, event.aggregate_id, event.sequence, event.partition, event.type
-                            )
-                        )
+                    seen += [_seen(from_record(record)) for record in records]
         finally:
             await kafka.stop()
     return seen
+
+
+def _seen(event: ReceivedEvent) -> SeenEvent:
+    return SeenEvent(event.topic, event.aggregate_id, event.sequence, event.partition, event.type)

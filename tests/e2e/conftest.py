@@ -11,6 +11,7 @@ import pytest
 from deploy.local.kafka import ApacheKafka
 from deploy.local.suite import EMBEDDED, MAVEN, Suite
 from tests.conftest import JARS, kafka_source, maven_works
+from tests.e2e.live_watch import watched
 from tests.e2e.shoppers import Market
 
 LEASE = {"SAGACITY_ORCHESTRATOR_LEASE_SECONDS": "1"}
@@ -18,7 +19,7 @@ LEASE = {"SAGACITY_ORCHESTRATOR_LEASE_SECONDS": "1"}
 SLOW = {"SAGACITY_PAYMENTS_SIMULATED_SLOW_SECONDS": "1.5"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 async def market(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Market]:
@@ -54,10 +55,13 @@ async def stormy_market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 
 
 @pytest.fixture
-async def storm(stormy_market: Market) -> Market:
-    """The stormy market with everything running, whatever the test before has left."""
+async def storm(stormy_market: Market) -> AsyncIterator[Market]:
+    """The stormy market with everything running, whatever the test before has left; watched all the time."""
     await heal(stormy_market.suite)
-    return stormy_market
+    async with watched(stormy_market.suite) as watch:
+        yield stormy_market
+    assert watch.looks > 0
+    assert watch.broken == []
 
 
 async def heal(suite: Suite) -> None:

@@ -19,6 +19,7 @@ from tests.e2e.shoppers import Journal, Outcome
 
 SOLD = {"CONFIRMED", "SHIPPED", "DELIVERED"}
 UNDONE = {"REJECTED", "CANCELLED"}
+MAX_SHOWN = 20
 
 
 class Broken(NamedTuple):
@@ -36,7 +37,7 @@ async def prove_everything(suite: Suite, journal: Journal) -> None:
     """
     await eventually(lambda: unsettled(suite), until=lambda under_way: not under_way)
     broken = await broken_invariants(suite, journal)
-    assert broken == [], broken
+    assert broken == [], f"{len(broken)} broken, the first: {broken[:MAX_SHOWN]}"
 
 
 async def unsettled(suite: Suite) -> list[str]:

@@ -89,7 +89,7 @@ QUERIES: dict[str, dict[str, str]] = {
             WHERE (done.op, undone.op, later.op, later_undone.op) = ('do', 'undo', 'do', 'undo')
                 AND done.seq < later.seq AND undone.seq < later_undone.seq""",
         "I24": """
-            SELECT concat_ws(' ', caller, key) FROM idempotency LEFT JOIN saga ON id = saga_id
+            SELECT concat_ws(' ', caller, idempotency.key) FROM idempotency LEFT JOIN saga ON id = saga_id
             WHERE answer IS NULL AND (state IS NULL OR state IN ('COMPLETED', 'COMPENSATED'))""",
     },
     "users": {"I23": "SELECT aggregate FROM inbox WHERE halted UNION ALL SELECT aggregate FROM dead_letter"},

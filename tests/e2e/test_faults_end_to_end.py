@@ -131,9 +131,26 @@ async def test_orders_go_on_without_kafka_and_their_events_arrive_later(
     await prove_everything(storm.suite, storm.journal)
 
 
+async def both_replicas_take_orders(storm: Market) -> None:
+    """Wait until the gateway is connected again with the one that was away: it hands orders out in turn."""
+    shopper, sku = await storm.shopper(), await storm.product(stock=10_000)
+
+    async def owners_of_two_orders() -> int:
+        answers = [await shopper.insist({sku: 1}, key=str(new_id())) for _ in range(2)]
+        owners = await select(
+            storm.suite.dsn("sagas"),
+            "SELECT DISTINCT owner FROM saga WHERE key = ANY (%(orders)s::uuid[])",
+            orders=[answer.order_id for answer in answers],
+        )
+        return len(owners)
+
+    await eventually(owners_of_two_orders, until=lambda owners: owners == 2)
+
+
 async def orders_under_way(storm: Market) -> tuple[Shopper, str, list[asyncio.Task[Answer]]]:
     """Place a handful of orders at once, and wait until both replicas drive some that are being paid."""
     shopper, sku = await storm.shopper("tok_slow"), await storm.product(stock=100)
+    await both_replicas_take_orders(storm)
     placing = [
         asyncio.create_task(shopper.insist({sku: 1}, key=str(new_id()))) for _ in range(ORDERS_AT_ONCE)
     ]
