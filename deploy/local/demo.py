@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from chassis.ids import new_id
@@ -27,7 +29,9 @@ WAIT_SECONDS = 20
 END_SECONDS = 30
 POLL_SECONDS = 0.2
 ENDS = ("confirmed", "rejected", "shipped", "delivered", "cancelled")
-NUMBERS = ("#", "attempt", "after", "took")
+NUMBERS = ("#", "try", "after", "took")
+INTENDED = "intended"
+OUTCOME_STYLES = {INTENDED: "dim", "done": "green", "refused": "red", "unknown": "yellow"}
 MUG, KEYBOARD = "MUG-STONE-35", "KEYB-MECH-DE"
 
 
@@ -137,15 +141,34 @@ def show(scenes: list[Json], console: Console) -> None:
 
 
 def _table(saga: Json) -> Table:
-    table = Table(title=f"{saga['kind']} {saga['id']}: {saga['state']}", title_justify="left")
-    for column in ("#", "step", "operation", "attempt", "outcome", "after", "took", "detail"):
-        table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
-    times = [datetime.fromisoformat(entry["time"]) for entry in saga["timeline"]]
-    for index, entry in enumerate(saga["timeline"]):
-        since = times[index] - times[max(0, index - 1)]
-        cells = [entry[name] for name in ("sequence", "step", "operation", "attempt", "outcome")]
-        cells += [_milliseconds(times[index] - times[0]), _milliseconds(since), entry["detail"]]
-        table.add_row(*map(str, cells))
+    """One row a call, and one a decision; the intents of the calls are in the JSON."""
+    title = f"{saga['kind']} {saga['id']}: {saga['state']}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in ("#", "call", "try", "outcome", "after", "took", "detail"):
+        table.add_column(
+            column,
+            justify="right" if column in NUMBERS else "left",
+            no_wrap=column != "detail",
+            overflow="fold",
+        )
+    begun: dict[tuple[str, str], datetime] = {}
+    first = min(datetime.fromisoformat(entry["time"]) for entry in saga["timeline"])
+    for entry in saga["timeline"]:
+        time, call = datetime.fromisoformat(entry["time"]), (entry["step"], entry["operation"])
+        if entry["step"] and entry["outcome"] == INTENDED:
+            begun[call] = time
+            continue
+        style = OUTCOME_STYLES.get(entry["outcome"], "default")
+        table.add_row(
+            str(entry["sequence"]),
+            f"{entry['operation']} {entry['step']}".strip(),
+            str(entry["attempt"] or ""),
+            f"[{style}]{entry['outcome']}[/]",
+            _milliseconds(time - first),
+            _milliseconds(time - begun[call]) if call in begun else "",
+            escape(entry["detail"]),
+        )
+        begun[call] = time
     return table
 
 
