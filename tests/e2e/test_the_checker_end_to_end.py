@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 PLANTED = [
     (
         "inventory",
-        "UPDATE stock SET reserved = reserved + 1",
-        "UPDATE stock SET reserved = reserved - 1",
+        "UPDATE stock SET reserved = reserved + 1 WHERE on_hand > reserved",
+        "UPDATE stock SET reserved = reserved - 1 WHERE reserved > 0",
         "I12",
     ),
     ("inventory", "UPDATE stock SET on_hand = on_hand + 1", "UPDATE stock SET on_hand = on_hand - 1", "I13"),
