@@ -48,6 +48,16 @@ def to_status(fault: Fault, domain: str) -> status_pb2.Status:
     return status
 
 
+# gRPC's own words name addresses of ours; what reaches a client of another service is a sentence of our own.
+_UNREACHED = {
+    FaultKind.UNAVAILABLE: "the service cannot be reached",
+    FaultKind.DEADLINE_EXCEEDED: "the service did not answer in time",
+    FaultKind.UNIMPLEMENTED: "the service does not know this method",
+    FaultKind.RESOURCE_EXHAUSTED: "the service is overloaded",
+    FaultKind.CANCELLED: "the call was cancelled",
+}
+
+
 def from_error(error: grpc.aio.AioRpcError) -> Fault:
     """The fault behind a failed call; one without our details has the domain ""."""
     kind = FaultKind[error.code().name]
@@ -71,7 +81,7 @@ def from_error(error: grpc.aio.AioRpcError) -> Fault:
     return Fault(
         kind,
         info.reason,
-        status.message or error.details() or kind.name,
+        status.message or _UNREACHED.get(kind, "the service failed"),
         fields=tuple(fields),
         subjects=tuple(subjects),
         retry_after=retry_after,

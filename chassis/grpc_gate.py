@@ -141,9 +141,10 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             async with asyncio.timeout(limit):
                 return await asyncio.shield(task)
-        finally:
-            if not task.done():
-                task.add_done_callback(self._ended_alone)
+        except (asyncio.CancelledError, TimeoutError):
+            # Also where the task has ended in the same moment: nobody else will look at what became of it.
+            task.add_done_callback(self._ended_alone)
+            raise
 
     def _ended_alone(self, task: asyncio.Task[Any]) -> None:
         """Log what nobody waits for any more."""

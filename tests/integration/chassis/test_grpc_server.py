@@ -18,6 +18,7 @@ from chassis.grpc_client import Connection
 from chassis.grpc_server import Allow, Server, build_server
 from chassis.identity import Caller, ServiceIdentity, Verifier, current_caller, new_key_pair
 from chassis.ids import new_id
+from chassis.telemetry import RPC_HANDLED
 from sagacity.common.v1 import saga_step_pb2
 from sagacity.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 
@@ -79,6 +80,19 @@ class World:
         with pytest.raises(Fault) as caught:
             await self.call(name, request, **options)
         return caught.value
+
+    async def leave_once(self, began: asyncio.Event) -> None:
+        """Call Reserve, hang up when its use case has begun, and wait until the server has noticed."""
+        left = RPC_HANDLED.labels("Reserve", "CANCELLED")
+        before = left._value.get()
+        call = asyncio.create_task(self.call("Reserve", reserve()))
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await began.wait()
+        call.cancel()
+        await asyncio.wait({call})
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while left._value.get() == before:  # noqa: ASYNC110 - a counter sets no Event
+                await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -258,24 +272,25 @@ async def test_a_reply_of_the_wrong_type_is_a_bug_like_any_other(world: World) -
 
 
 async def test_a_use_case_ends_though_its_caller_gave_up(world: World) -> None:
-    goes_on, ended = asyncio.Event(), asyncio.Event()
+    began, goes_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def act() -> None:
+        began.set()
         await goes_on.wait()
         ended.set()
 
     world.inventory.act = act
-    fault = await world.refusal("Reserve", reserve(), timeout_seconds=0.2)
-    assert fault.kind is FaultKind.DEADLINE_EXCEEDED
+    await world.leave_once(began)
     goes_on.set()
     async with asyncio.timeout(TIMEOUT_SECONDS):
         await ended.wait()
 
 
 async def test_a_drain_waits_for_what_runs_on_without_its_caller(world: World) -> None:
-    ended = asyncio.Event()
+    began, ended = asyncio.Event(), asyncio.Event()
 
     async def act() -> None:
+        began.set()
         # Nothing but the drain keeps the server's stop from ending before this.
         await world.server.server.wait_for_termination()
         for _ in range(100):
@@ -283,21 +298,22 @@ async def test_a_drain_waits_for_what_runs_on_without_its_caller(world: World) -
         ended.set()
 
     world.inventory.act = act
-    await world.refusal("Reserve", reserve(), timeout_seconds=0.2)
+    await world.leave_once(began)
     await world.server.stop()
     assert ended.is_set()
 
 
 async def test_a_bug_after_the_caller_left_is_logged(world: World) -> None:
-    goes_on = asyncio.Event()
+    began, goes_on = asyncio.Event(), asyncio.Event()
 
     async def act() -> None:
+        began.set()
         await goes_on.wait()
         raise RuntimeError("bug")
 
     world.inventory.act = act
     with structlog.testing.capture_logs() as lines:
-        await world.refusal("Reserve", reserve(), timeout_seconds=0.2)
+        await world.leave_once(began)
         goes_on.set()
         await world.server.stop()
     assert [line["event"] for line in lines] == ["use_case_failed_after_its_caller_left"]
