@@ -71,6 +71,8 @@ def build_server(
         options=(
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Half of what chassis.grpc_client sends its keepalives at; gRPC's default would hang up on them.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ),
     )
     servicer = health.aio.HealthServicer()

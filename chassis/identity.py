@@ -123,15 +123,18 @@ class Verifier:
         try:
             decoded = jwt.decode(token, self._keys, algorithms=[ALGORITHM])
             self._claims.validate(decoded.claims)
-        except (JoseError, ValueError, TypeError, KeyError):
-            raise Fault(
-                FaultKind.UNAUTHENTICATED, "BAD_SERVICE_TOKEN", "the service token is not valid"
-            ) from None
-        name = str(decoded.claims["iss"])
+            name, expiry = str(decoded.claims["iss"]), float(decoded.claims["exp"])
+        except (JoseError, ValueError, TypeError, KeyError, OverflowError):
+            raise _bad_token() from None
         # The key's id is the service's name: a service cannot speak in the name of another one.
-        if decoded.header.get("kid") != name:
-            raise Fault(FaultKind.UNAUTHENTICATED, "BAD_SERVICE_TOKEN", "the service token is not valid")
-        self._verified[token] = (name, float(decoded.claims["exp"]))
+        # A token that is good for longer than we make them is not one of ours.
+        if decoded.header.get("kid") != name or expiry > time.time() + TOKEN_SECONDS + CLOCK_SKEW_SECONDS:
+            raise _bad_token()
+        self._verified[token] = (name, expiry)
         if len(self._verified) > MAX_CACHED_TOKENS:
             self._verified.popitem(last=False)
         return name
+
+
+def _bad_token() -> Fault:
+    return Fault(FaultKind.UNAUTHENTICATED, "BAD_SERVICE_TOKEN", "the service token is not valid")

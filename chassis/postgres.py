@@ -126,13 +126,25 @@ def unavailable(message: str = "the database cannot be reached") -> Fault:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    cancelled_before = _cancellations()
     try:
         yield
     except _RETRIABLE as error:
         message = "too many transactions want the same rows"
         raise Fault(FaultKind.UNAVAILABLE, "DATABASE_CONTENTION", message, retry_after=RETRY_AFTER) from error
     except _UNAVAILABLE as error:
+        if _cancellations() > cancelled_before:
+            raise asyncio.CancelledError from error
         raise unavailable() from error
+    # psycopg waits with asyncio.wait_for, which before Python 3.12 loses a cancellation that comes in the
+    # moment in which the wait ends (CPython issue 86296): who loops over statements would never stop.
+    if _cancellations() > cancelled_before:
+        raise asyncio.CancelledError
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 class Transaction:

@@ -26,6 +26,8 @@ from orchestrator.sagas.place_order import PLACE_ORDER, refusal_message
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
 
 DEFAULT_PAGE = 50
+# Of one SKU in one order, as orders.proto and inventory.proto have it for a line.
+MAX_QUANTITY = 1_000_000
 
 ORDER_SAGAS_POLICIES = {
     "PlaceOrder": Allow(frozenset({"gateway"}), roles=frozenset({"customer", "support", "admin"})),
@@ -104,6 +106,8 @@ class OrderSagas(sagas_pb2_grpc.OrderSagasServicer):
         quantities: dict[str, int] = {}
         for item in request.items:
             quantities[item.sku] = quantities.get(item.sku, 0) + item.quantity
+            if quantities[item.sku] > MAX_QUANTITY:
+                raise _too_many(item.sku)
         return place_order.PlaceOrder(
             user_id=request.user_id,
             order_id=str(self._new_id()),
@@ -163,6 +167,13 @@ class SagaOperator(sagas_pb2_grpc.SagaOperatorServicer):
         if not rows:
             raise Fault(FaultKind.NOT_FOUND, "SAGA_NOT_FOUND", "there is no such saga")
         return rows[0]
+
+
+def _too_many(sku: str) -> Fault:
+    # Each item was checked at the edge, but participants check the sum: where it is unfit for them, neither the
+    # order nor its undo could ever be done, so it must not be accepted.
+    problem = Detail("items", f"more than {MAX_QUANTITY} units of {sku}")
+    return Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", problem.description, fields=(problem,))
 
 
 def _hash(request: sagas_pb2.PlaceOrderRequest) -> bytes:

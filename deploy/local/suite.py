@@ -280,7 +280,9 @@ class Suite:
 
     def _take_folder(self) -> None:
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            # Others may pass through (PostgreSQL may run as nobody) and see nothing; logs are their owner's.
+            self.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
             self._lock = (self.data_dir / "lock").open("a+", encoding="utf-8")
         except OSError as error:
             raise LocalDeployError(

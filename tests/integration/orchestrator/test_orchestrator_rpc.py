@@ -128,6 +128,17 @@ async def test_a_total_expected_in_another_currency_is_refused_by_name(world: Wo
     assert [field.subject for field in caught.value.fields] == ["expected_total.currency_code"]
 
 
+async def test_items_whose_sum_no_participant_takes_are_never_accepted(
+    world: World,
+) -> None:
+    set_caller(Caller("gateway", USER, "customer"))
+    with pytest.raises(Fault) as caught:
+        await world.place(items=[OrderItem(sku="MUG", quantity=1_000_000)])
+    assert [field.subject for field in caught.value.fields] == ["items"]
+    page = await world.operator.ListSagas(sagas_pb2.ListSagasRequest(), CONTEXT)
+    assert list(page.sagas) == []
+
+
 async def test_new_sagas_are_refused_when_too_many_are_in_flight_but_replays_are_answered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
