@@ -170,8 +170,8 @@ class SagaOperator(sagas_pb2_grpc.SagaOperatorServicer):
 
 
 def _too_many(sku: str) -> Fault:
-    # Each item was checked at the edge, but participants check the sum: where it is unfit for them, neither the
-    # order nor its undo could ever be done, so it must not be accepted.
+    # The edge checks each item, the participants their sum: where that is unfit for them, neither the order
+    # nor its undo could ever be done, so it must not be accepted.
     problem = Detail("items", f"more than {MAX_QUANTITY} units of {sku}")
     return Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", problem.description, fields=(problem,))
 

@@ -284,6 +284,7 @@ async def test_a_use_case_ends_though_its_caller_gave_up(world: World) -> None:
     goes_on.set()
     async with asyncio.timeout(TIMEOUT_SECONDS):
         await ended.wait()
+    assert ended.is_set()
 
 
 async def test_a_drain_waits_for_what_runs_on_without_its_caller(world: World) -> None:
