@@ -15,12 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chassis.clock import Clock
 from chassis.ids import NewId
 from gateway.metrics import observe
-from gateway.problems import Problem, internal, render
+from gateway.problems import Problem, ProblemError, internal, overloaded, render
 from gateway.routing import MAX_BODY_BYTES, too_large
 
 MAX_REQUESTS_IN_FLIGHT: Final = 1000
 MAX_TARGET_CHARACTERS: Final = 8192  # path and query together
 MAX_HEADERS: Final = 100
+ALIVE: Final = "/healthz"  # never refused for load: a probe must not restart a busy gateway
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -60,7 +61,7 @@ class Edge:
         self._in_flight += 1
         started = time.perf_counter()
         try:
-            await self._app(scope, receive, exchange)
+            await self._app(scope, self._uncounted_while_awaited(receive), exchange)
         except ClientDisconnect:
             _LOG.info("the client went away", request_id=request_id)
         except Exception:
@@ -73,9 +74,29 @@ class Edge:
             route = getattr(scope.get("route"), "path", "none")
             observe(scope["method"], route, exchange.status, time.perf_counter() - started)
 
+    def _uncounted_while_awaited(self, receive: Receive) -> Receive:
+        """Gives a request's place away while its body is awaited: slow senders must not hold them all."""
+        complete = False
+
+        async def receive_body() -> Message:
+            nonlocal complete
+            if complete:
+                return await receive()
+            self._in_flight -= 1
+            try:
+                message = await receive()
+            finally:
+                self._in_flight += 1
+            complete = not message.get("more_body", False)
+            if complete and self._in_flight > MAX_REQUESTS_IN_FLIGHT:
+                raise ProblemError(overloaded())
+            return message
+
+        return receive_body
+
     def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
-        if self._in_flight >= MAX_REQUESTS_IN_FLIGHT:
-            return Problem(503, "OVERLOADED", "Too many requests at once.", headers={"Retry-After": "1"})
+        if self._in_flight >= MAX_REQUESTS_IN_FLIGHT and scope["path"] != ALIVE:
+            return overloaded()
         if len(scope["path"]) + len(scope["query_string"]) > MAX_TARGET_CHARACTERS:
             return Problem(
                 414, "URI_TOO_LONG", f"The address is longer than {MAX_TARGET_CHARACTERS} characters."

@@ -1,8 +1,9 @@
 """The HTTP/1.1 parser's protocol.
 
-What is not HTTP at all is answered as every other error, and its header is bounded.
+What is not HTTP at all is answered as every other error, and its header is bounded in size and time.
 """
 
+import asyncio
 from http import HTTPStatus
 from typing import Final
 
@@ -14,6 +15,7 @@ from chassis.ids import new_id
 from gateway.problems import MEDIA_TYPE, Problem, render_body
 
 MAX_HEADER_BYTES: Final = 64 * 1024
+HEADER_SECONDS: Final = 10  # from the connection, or the first byte after an answer, to the header's end
 
 
 class ProblemProtocol(HttpToolsProtocol):
@@ -24,23 +26,40 @@ class ProblemProtocol(HttpToolsProtocol):
 
     _in_header = False
     _header_bytes = 0
+    _header_timer: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self._await_header()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._cancel_header_timer()
+        super().connection_lost(exc)
 
     @override
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._in_header = True
+        self._await_header()
         self._header_bytes = 0
 
     @override
     def on_headers_complete(self) -> None:
         """Its header is there."""
         self._in_header = False
+        self._cancel_header_timer()
         super().on_headers_complete()
 
     @override
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, which would keep a header of any length."""
+        if self.timeout_keep_alive_task is not None:
+            self._await_header()  # which takes over: uvicorn ends its own timer at the first byte of anything
         super().data_received(data)
         if self._in_header and not self.transport.is_closing():
             self._header_bytes += len(data)
@@ -52,6 +71,22 @@ class ProblemProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answers what the parser could not read."""
         self._refuse(Problem(400, "INVALID_HTTP", "This is not a valid HTTP/1.1 request."))
+
+    def _await_header(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_SECONDS, self._on_no_header)
+
+    def _cancel_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _on_no_header(self) -> None:
+        self._header_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._await_header()  # a pipelined header: the answer to the request before it goes first
+        else:
+            self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
         request_id = str(new_id())

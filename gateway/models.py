@@ -17,7 +17,8 @@ DEFAULT_PAGE_SIZE: Final = 50
 
 _UUID_PATTERN: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 _SKU_PATTERN: Final = r"^[A-Z0-9][A-Z0-9._-]{0,63}$"
-_LINE_PATTERN: Final = r"^[^\x00-\x1f]*$"  # text of one line: no control characters
+# Text of one line: no control characters, line or paragraph separators, nor what turns the writing direction.
+_LINE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 
 UuidText = Annotated[
     str,

@@ -135,6 +135,16 @@ def render_body(problem: Problem, *, request_id: str, now: datetime) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
+def too_slow() -> Problem:
+    """Makes the 408. Its connection is closed: the rest of the body could still come."""
+    return Problem(408, "REQUEST_TIMEOUT", "The body came too slowly.", headers={"Connection": "close"})
+
+
+def overloaded() -> Problem:
+    """Makes the 503 for one request too many."""
+    return Problem(503, "OVERLOADED", "Too many requests at once.", headers={"Retry-After": "1"})
+
+
 def internal() -> Problem:
     """Makes the opaque 500: it says nothing of what happened."""
     return Problem(500, "INTERNAL", _OPAQUE)

@@ -1,5 +1,6 @@
 """The route class: nobody gets in undeclared, and no body gets in that is not strict JSON."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -11,10 +12,11 @@ from typing_extensions import override
 from gateway.auth import Access
 from gateway.context import Context, Gateway
 from gateway.openapi import BEARER, problem_responses
-from gateway.problems import FieldError, Problem, ProblemError
+from gateway.problems import FieldError, Problem, ProblemError, too_slow
 from gateway.strict_json import parse_object
 
 MAX_BODY_BYTES: Final = 64 * 1024
+BODY_SECONDS: Final = 10  # for all of a body
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 API: Final = "/api/v1"
@@ -122,6 +124,14 @@ def _check_content_type(request: Request) -> None:
 
 
 async def _read(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read_all(request)
+    except TimeoutError:
+        raise ProblemError(too_slow()) from None
+
+
+async def _read_all(request: Request) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
