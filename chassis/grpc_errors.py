@@ -71,17 +71,17 @@ def from_error(error: grpc.aio.AioRpcError) -> Fault:
         failure = error_details_pb2.PreconditionFailure()
         retry = error_details_pb2.RetryInfo()
         if packed.Unpack(bad):
-            fields += [Detail(item.field, item.description) for item in bad.field_violations]
+            fields += [Detail(_text(item.field), _text(item.description)) for item in bad.field_violations]
         elif packed.Unpack(failure):
-            subjects += [Detail(item.subject, item.description) for item in failure.violations]
+            subjects += [Detail(_text(item.subject), _text(item.description)) for item in failure.violations]
         elif packed.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta()
         else:
             packed.Unpack(info)
     return Fault(
         kind,
-        info.reason,
-        status.message or _UNREACHED.get(kind, "the service failed"),
+        _text(info.reason),
+        _text(status.message) or _UNREACHED.get(kind, "the service failed"),
         fields=tuple(fields),
         subjects=tuple(subjects),
         retry_after=retry_after,
@@ -95,6 +95,11 @@ def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
         if key == STATUS_METADATA_KEY and isinstance(value, bytes):
             return status_pb2.Status.FromString(value)
     return status_pb2.Status()
+
+
+def _text(foreign: str) -> str:
+    """Text that PostgreSQL takes: a NUL in it would keep a journal from ever recording the fault."""
+    return foreign.replace("\x00", "")
 
 
 def _short(detail: Detail) -> str:

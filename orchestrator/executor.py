@@ -211,7 +211,9 @@ class Executor:
     async def _drive(self, run: Run) -> None:
         progress = run.progress or await self._load(run)
         while progress is not None and progress.state in OPEN_STATES:
-            results = await self._call_all(progress.pending())
+            # Who is too late makes no further call forward: it would be charged only to be refunded.
+            late = progress.may_still_unwind and self._deadline_passed(run)
+            results = [] if late else await self._call_all(progress.pending())
             entry = self._absorb(progress, results, run)
             if entry is None:
                 progress = await self._load(run)
@@ -229,10 +231,13 @@ class Executor:
             if entry.delay_seconds:
                 await asyncio.sleep(entry.delay_seconds)
 
+    @staticmethod
+    def _deadline_passed(run: Run) -> bool:
+        return asyncio.get_running_loop().time() >= run.deadline
+
     def _absorb(self, progress: Progress, results: list[Result], run: Run) -> Entry | None:
-        passed = asyncio.get_running_loop().time() >= run.deadline
         try:
-            entry = progress.absorb(results, deadline_passed=passed)
+            entry = progress.absorb(results, deadline_passed=self._deadline_passed(run))
         except Exception:
             log.exception("step_function_failed", saga_id=str(run.saga_id))
             return None
@@ -275,15 +280,25 @@ class Executor:
         row, events = await self._journal.load(run.saga_id)
         if row.owner != self._journal.replica or row.state not in OPEN_STATES:
             return None
-        progress = self._definitions.progress(row)
+        progress = self._replayed(row, events)
         if progress is None:
             log.error("definition_missing", saga_id=str(row.id), kind=row.kind, version=row.version)
             await self._journal.write(unloadable(row))
             return None
-        for event in events:
-            progress.replay(event)
         run.progress = progress
         run.deadline = asyncio.get_running_loop().time() + row.deadline_seconds
+        return progress
+
+    def _replayed(self, row: SagaRow, events: list[Event]) -> Progress | None:
+        try:
+            progress = self._definitions.progress(row)
+            if progress is not None:
+                for event in events:
+                    progress.replay(event)
+        except Exception:
+            # Whatever this code cannot read, another try cannot either: a person is needed, not a loop.
+            log.exception("saga_does_not_load", saga_id=str(row.id))
+            return None
         return progress
 
 

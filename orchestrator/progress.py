@@ -129,6 +129,11 @@ class Progress:
 
     # --- what to do ---
 
+    @property
+    def may_still_unwind(self) -> bool:
+        """Whether a deadline or a cancel still has an effect: before the pivot's intent."""
+        return self.state is State.RUNNING and not self.pivot_intended
+
     def begin(self) -> tuple[Event, ...]:
         """Intend the first group; the events belong into the same write as the saga itself."""
         return tuple(self._intend(step, Operation.DO) for step in self.definition.groups[0])

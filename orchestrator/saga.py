@@ -177,12 +177,13 @@ class Saga(Generic[Params]):
 
     @property
     def hash(self) -> str:
-        """A fingerprint of names, order and RPCs; it changes where an open saga would not fit any more."""
+        """A fingerprint of names, order, RPCs and parameters; where it changes, open sagas do not fit."""
         shape = [
             [(s.name, s.do.path, s.undo.path if s.undo else "", s.check, s.pivot) for s in group]
             for group in self.groups
         ]
-        return hashlib.sha256(repr(shape).encode()).hexdigest()[:16]
+        fields = [(field.name, str(field.type)) for field in dataclasses.fields(self.params)]  # type: ignore[arg-type]
+        return hashlib.sha256(repr((shape, fields)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ REMOVE_EXPIRED_REPLICAS = statement(
     """,
 )
 
+# Ours only where nothing was written for a while: one that was accepted since the list was made is not lost.
 # Whose they are: nobody's, those of a replica whose lease ran out, or ours although we do not have them in
 # memory (an accept whose commit was cut, a task that died).
 _CLAIM = """
@@ -161,7 +162,8 @@ _CLAIM = """
         SELECT s.id FROM saga s
          WHERE s.state IN ('RUNNING', 'COMPENSATING') AND s.next_run <= clock_timestamp()
            AND (s.owner IS NULL
-                OR (s.owner = %(replica)s::text AND s.id <> ALL (%(in_memory)s::uuid[]))
+                OR (s.owner = %(replica)s::text AND s.id <> ALL (%(in_memory)s::uuid[])
+                    AND s.update_time < clock_timestamp() - interval '2 seconds')
                 OR (s.owner <> %(replica)s::text AND NOT EXISTS (
                         SELECT 1 FROM replica r WHERE r.id = s.owner AND r.expires_at > clock_timestamp())))
          ORDER BY s.next_run {direction} LIMIT %(limit)s::int

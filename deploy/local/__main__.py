@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +17,20 @@ from rich.console import Console
 from deploy.local.errors import LocalDeployError
 from deploy.local.logbook import Logbook
 from deploy.local.programs import GATEWAY, PROGRAMS, USERS
-from deploy.local.suite import EMBEDDED, Suite
+from deploy.local.suite import EMBEDDED, MAVEN, Suite
 from deploy.local.welcome import welcome
 
 GRPC_PORT = USERS.default_port
 GATEWAY_PORT = GATEWAY.default_port
 KILLED_BY_CTRL_C = 130
+ADDRESSES = re.compile(r"[^:,\s]+:\d{1,5}(,[^:,\s]+:\d{1,5})*")
+
+
+class LogFormat(StrEnum):
+    """How the processes log: lines for people, or JSON."""
+
+    CONSOLE = "console"
+    JSON = "json"
 
 
 async def run(suite: Suite, console: Console) -> None:
@@ -77,13 +87,16 @@ async def _until_the_end(suite: Suite, console: Console, asked_to_end: asyncio.E
 
 def main(
     port: Annotated[
-        int, typer.Option(help="The gateway's port; 0: any free one.", envvar="SAGACITY_PORT")
+        int,
+        typer.Option(help="The gateway's port; 0: any free one.", envvar="SAGACITY_PORT", min=0, max=65535),
     ] = GATEWAY_PORT,
     grpc_port: Annotated[
         int,
         typer.Option(
             help="The first of the five ports of the services and the orchestrator; 0: free ones.",
             envvar="SAGACITY_GRPC_PORT",
+            min=0,
+            max=65531,
         ),
     ] = GRPC_PORT,
     data_dir: Annotated[
@@ -92,7 +105,7 @@ def main(
     kafka: Annotated[
         str, typer.Option(help="embedded, maven, or HOST:PORT of a broker.", envvar="SAGACITY_KAFKA")
     ] = EMBEDDED,
-    log_format: Annotated[str, typer.Option(help="console or json.")] = "console",
+    log_format: Annotated[LogFormat, typer.Option(help="How the processes log.")] = LogFormat.CONSOLE,
 ) -> None:
     """Run Sagacity on this machine until Ctrl-C."""
     console = Console()
@@ -104,17 +117,22 @@ def main(
         console.print(f"· {step}", style="dim", highlight=False, markup=False)
 
     failure: BaseException | None = None
+    if kafka not in {EMBEDDED, MAVEN} and not ADDRESSES.fullmatch(kafka):
+        raise typer.BadParameter("embedded, maven, or HOST:PORT of a broker", param_hint="--kafka")
     try:
-        suite = Suite(data_dir, ports=ports, kafka=kafka, log_format=log_format, report=report)
+        suite = Suite(data_dir, ports=ports, kafka=kafka, log_format=log_format.value, report=report)
         asyncio.run(run(suite, console))
-    except* LocalDeployError as group:
+    except* (LocalDeployError, OSError) as group:
+        # An OSError names its file: something is in the way of the data folder.
         failure = _first(group)
     if failure is not None:
-        sys.stderr.write(f"sagacity: {failure}\n")
+        in_the_way = isinstance(failure, OSError) and failure.filename
+        sentence = f"{failure.filename} cannot be used: {failure.strerror}" if in_the_way else str(failure)
+        sys.stderr.write(f"sagacity: {sentence}\n")
         raise SystemExit(1)
 
 
-def _first(group: BaseExceptionGroup[LocalDeployError]) -> BaseException:
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     """Return the sentence to show: one is enough."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -123,4 +141,6 @@ def _first(group: BaseExceptionGroup[LocalDeployError]) -> BaseException:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    application = typer.Typer(pretty_exceptions_enable=False)
+    application.command()(main)
+    application()

@@ -32,7 +32,7 @@ ENDS = ("confirmed", "rejected", "shipped", "delivered", "cancelled")
 NUMBERS = ("#", "try", "after", "took")
 INTENDED = "intended"
 OUTCOME_STYLES = {INTENDED: "dim", "done": "green", "refused": "red", "unknown": "yellow"}
-MUG, KEYBOARD = "MUG-STONE-35", "KEYB-MECH-DE"
+COFFEE, KEYBOARD = "COFFEE-ETH-1K", "KEYB-MECH-DE"
 
 
 class Scene(NamedTuple):
@@ -45,9 +45,9 @@ class Scene(NamedTuple):
 
 
 SCENES = (
-    Scene("An order that is confirmed", {KEYBOARD: 1, MUG: 2}, "tok_success", MUG),
-    Scene("An order that is short of stock", {MUG: 1, SCARCE_SKU: 500}, "tok_success", SCARCE_SKU),
-    Scene("An order whose card is declined: its stock is released", {MUG: 3}, "tok_declined", MUG),
+    Scene("An order that is confirmed", {KEYBOARD: 1, COFFEE: 2}, "tok_success", COFFEE),
+    Scene("An order that is short of stock", {COFFEE: 1, SCARCE_SKU: 500}, "tok_success", SCARCE_SKU),
+    Scene("An order whose card is declined: its stock is released", {COFFEE: 3}, "tok_declined", COFFEE),
 )
 
 

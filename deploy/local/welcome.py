@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from deploy.local.programs import ADMIN_EMAIL, CUSTOMER_EMAIL
+from deploy.local.programs import ADMIN_EMAIL, CUSTOMER_EMAIL, GATEWAY
 from deploy.local.sample_data import ADDRESS
 from deploy.local.suite import Suite
 
-LOGIN = {"email": "ada@example.com", "password": "correct horse battery"}
+LOGIN = {"email": "grace@example.com", "password": "correct horse battery"}
 # The answer's field that the next line needs; Python is there where this is read.
 PICK = """pick() { python3 -c 'import json,sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }"""
 TOKEN_BODY = json.dumps({"provider_token": "tok_success"})
@@ -19,12 +20,12 @@ AS_USER = '-H "Authorization: Bearer $TOKEN"'
 def curl_lines(url: str) -> list[str]:
     """Return shell lines, each to be pasted by itself: from registering to looking at one's order."""
     order = (
-        '{"items":[{"sku":"MUG-STONE-35","quantity":2}],"currency":"EUR",'
+        '{"items":[{"sku":"NOTE-A5-DOT","quantity":2}],"currency":"EUR",'
         '"address_id":"\'$ADDRESS\'","payment_method_id":"\'$METHOD\'"}'
     )
     return [
         f"API={url}/api/v1; {PICK}",
-        _post("users", json.dumps({**LOGIN, "display_name": "Ada"}), keyed=True),
+        _post("users", json.dumps({**LOGIN, "display_name": "Grace"}), keyed=True),
         f"TOKEN=$({_post('sessions', json.dumps(LOGIN))} | pick access_token)",
         'curl -s "$API/products?page_size=3"',
         f"ADDRESS=$({_post(f'users/me/addresses {AS_USER}', json.dumps(ADDRESS), keyed=True)} | pick id)",
@@ -49,7 +50,7 @@ documentation    {url}/docs
 logins           {ADMIN_EMAIL}     {suite.password("admin")}
                  {CUSTOMER_EMAIL}  {suite.password("customer")}
 data and logs    {suite.data_dir}
-three orders     make demo, in another terminal
+three orders     {_demo(suite)}, in another terminal
 
 To paste, line by line:
 
@@ -57,3 +58,13 @@ To paste, line by line:
 
 Ctrl-C stops everything in order; a second one at once.
 """
+
+
+def _demo(suite: Suite) -> str:
+    """The command that finds this suite: with arguments where it is not where the demo looks by itself."""
+    arguments = []
+    if suite.gateway_url != f"http://127.0.0.1:{GATEWAY.default_port}":
+        arguments.append(f"--url {suite.gateway_url}")
+    if suite.data_dir != Path(".sagacity").absolute():
+        arguments.append(f"--data-dir {suite.data_dir}")
+    return f'make demo ARGS="{" ".join(arguments)}"' if arguments else "make demo"

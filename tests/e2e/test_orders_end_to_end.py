@@ -184,7 +184,7 @@ async def test_every_line_that_the_start_prints_works_when_pasted(market: Market
     answers = said.decode().split("\n--- 0\n")
     assert len(answers) == len(lines) + 1
     assert {"TOKEN", "ADDRESS", "METHOD", "ORDER"} <= set(names)
-    assert '"email":"ada@example.com"' in answers[1]
+    assert '"email":"grace@example.com"' in answers[1]
     assert '"sku"' in answers[3]
     assert '"state":"confirmed"' in answers[-2]
 

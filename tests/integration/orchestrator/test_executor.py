@@ -236,6 +236,37 @@ async def test_a_definition_that_is_gone_parks_the_saga(new_database: Callable[.
     assert standing.state is State.PARKED
 
 
+async def test_a_saga_that_this_code_cannot_read_parks_instead_of_looping(
+    new_database: Callable[..., str],
+) -> None:
+    dsn = new_database("orchestrator")
+    stuck = Script(hold=asyncio.Event())
+    async with replica(dsn, stuck, "one") as one:
+        saga_id = await begin(one)
+        await stuck.held.wait()
+        await rows(one.database, """UPDATE saga SET context = '{"a_field_of_tomorrow": 1}'""")
+    async with replica(dsn, Script(), "two") as two:
+        standing = await two.executor.wait(saga_id, WAIT_SECONDS)
+    assert standing.state is State.PARKED
+
+
+async def test_a_saga_that_is_too_late_when_it_is_taken_up_makes_no_further_call_forward(
+    new_database: Callable[..., str],
+) -> None:
+    dsn = new_database("orchestrator")
+    stuck = Script(hold=asyncio.Event())
+    async with replica(dsn, stuck, "one") as one:
+        saga_id = await begin(one)
+        await stuck.held.wait()
+        await rows(one.database, "UPDATE saga SET deadline = clock_timestamp() - interval '20 minutes'")
+    script = Script()
+    async with replica(dsn, script, "two") as two:
+        standing = await two.executor.wait(saga_id, WAIT_SECONDS)
+    assert standing.state is State.COMPENSATED
+    assert script.calls(undo=False) == []
+    assert script.calls(undo=True) == ["c", "a", "b"]
+
+
 async def test_the_journal_has_no_gap_and_no_call_without_intent(new_database: Callable[..., str]) -> None:
     script = Script({("c", False): [AWAY, NO], ("b", True): [AWAY]})
     async with replica(new_database("orchestrator"), script) as one:
