@@ -126,8 +126,9 @@ def main(
         # An OSError names its file: something is in the way of the data folder.
         failure = _first(group)
     if failure is not None:
-        in_the_way = isinstance(failure, OSError) and failure.filename
-        sentence = f"{failure.filename} cannot be used: {failure.strerror}" if in_the_way else str(failure)
+        sentence = str(failure)
+        if isinstance(failure, OSError) and failure.filename:
+            sentence = f"{failure.filename} cannot be used: {failure.strerror}"
         sys.stderr.write(f"sagacity: {sentence}\n")
         raise SystemExit(1)
 
