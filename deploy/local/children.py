@@ -17,6 +17,8 @@ LOOPBACK = "127.0.0.1"
 FREE_PORTS = (20_000, 32_000)
 FREE_PORT_TRIES = 100
 
+_given: set[int] = set()
+
 # Loaded before any fork: a freshly forked child must not take the loader's lock.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -46,13 +48,16 @@ def death_signal_command(last_signal: signal.Signals) -> list[str]:
 def free_port() -> int:
     """Return a TCP port of the loopback interface that nothing listens on at this moment.
 
+    No port is given twice by one process: who got it may not listen on it yet, or not at this moment.
+
     Raises:
         LocalDeployError: none was found in `FREE_PORT_TRIES` tries.
     """
     for _ in range(FREE_PORT_TRIES):
         # Below what the kernel gives to outgoing connections: one of those could take it first.
         port = random.randint(*FREE_PORTS)  # noqa: S311 - not a secret
-        if port_is_free(port):
+        if port not in _given and port_is_free(port):
+            _given.add(port)
             return port
     raise LocalDeployError(f"no free TCP port found between {FREE_PORTS[0]} and {FREE_PORTS[1]}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from deploy.local import children
 from deploy.local.children import LOOPBACK, free_port, port_is_free
 from deploy.local.errors import LocalDeployError
 from deploy.local.logbook import Logbook
@@ -135,3 +136,11 @@ def test_the_lines_to_paste_are_shell_and_ask_for_a_product_that_there_is() -> N
 def test_there_are_twenty_products_and_a_scarce_one() -> None:
     assert len({product.sku for product in PRODUCTS}) == 20
     assert [product.stock for product in PRODUCTS if product.sku == SCARCE_SKU] == [3]
+
+
+def test_no_free_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = free_port()
+    monkeypatch.setattr(children, "FREE_PORTS", (first, first + 50))
+    others = [free_port() for _ in range(5)]
+    assert first not in others
+    assert len(set(others)) == 5
