@@ -22,6 +22,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+import deploy.local  # noqa: F401 - first of all, for what it tells gRPC
+
 ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's settings are chassis.config's
 POSTGRES_IMAGE = "postgres:18-alpine"
 KAFKA_IMAGE = "apache/kafka:4.1.0"
