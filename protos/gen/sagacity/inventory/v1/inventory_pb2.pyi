@@ -40,6 +40,8 @@ class _ReservationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rese
     """Given back."""
     RESERVATION_STATE_EXPIRED: _ReservationState.ValueType  # 4
     """Given back because its time ran out."""
+    RESERVATION_STATE_RETURNED: _ReservationState.ValueType  # 5
+    """Sold, and everything came back."""
 
 class ReservationState(_ReservationState, metaclass=_ReservationStateEnumTypeWrapper):
     """Where a reservation stands."""
@@ -54,6 +56,8 @@ RESERVATION_STATE_RELEASED: ReservationState.ValueType  # 3
 """Given back."""
 RESERVATION_STATE_EXPIRED: ReservationState.ValueType  # 4
 """Given back because its time ran out."""
+RESERVATION_STATE_RETURNED: ReservationState.ValueType  # 5
+"""Sold, and everything came back."""
 Global___ReservationState: _TypeAlias = ReservationState  # noqa: Y015
 
 @_typing.final
@@ -164,12 +168,15 @@ class ReservedLine(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    RETURNED_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The product."""
     name: _builtins.str
     """Its name at that moment."""
     quantity: _builtins.int
     """Units."""
+    returned: _builtins.int
+    """Units that came back after they were sold."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
         """Its price at that moment."""
@@ -181,10 +188,11 @@ class ReservedLine(_message.Message):
         name: _builtins.str = ...,
         quantity: _builtins.int = ...,
         unit_price: _money_pb2.Money | None = ...,
+        returned: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["unit_price", b"unit_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "quantity", b"quantity", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "quantity", b"quantity", "returned", b"returned", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -805,6 +813,88 @@ class ReleaseReservationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseReservationResponse: _TypeAlias = ReleaseReservationResponse  # noqa: Y015
+
+@_typing.final
+class RestockLine(_message.Message):
+    """Units that come back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The product."""
+    quantity: _builtins.int
+    """Units."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestockLine: _TypeAlias = RestockLine  # noqa: Y015
+
+@_typing.final
+class RestockRequest(_message.Message):
+    """Request of Restock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_STEP_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """UUID of the reservation."""
+    @_builtins.property
+    def saga_step(self) -> _saga_step_pb2.SagaStep:
+        """Which step of which saga this is."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestockLine]:
+        """What comes back; lines of one SKU are summed."""
+
+    def __init__(
+        self,
+        *,
+        saga_step: _saga_step_pb2.SagaStep | None = ...,
+        reservation_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___RestockLine] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga_step", b"saga_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "reservation_id", b"reservation_id", "saga_step", b"saga_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestockRequest: _TypeAlias = RestockRequest  # noqa: Y015
+
+@_typing.final
+class RestockResponse(_message.Message):
+    """Response of Restock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    state: Global___ReservationState.ValueType
+    """Where the reservation stands: COMMITTED while units are still sold, RETURNED when all came back."""
+    def __init__(
+        self,
+        *,
+        state: Global___ReservationState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestockResponse: _TypeAlias = RestockResponse  # noqa: Y015
 
 @_typing.final
 class GetReservationRequest(_message.Message):

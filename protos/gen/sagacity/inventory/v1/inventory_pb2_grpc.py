@@ -85,6 +85,11 @@ class InventoryStub:
                 request_serializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationRequest.SerializeToString,
                 response_deserializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationResponse.FromString,
                 _registered_method=True)
+        self.Restock = channel.unary_unary(
+                '/sagacity.inventory.v1.Inventory/Restock',
+                request_serializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.RestockRequest.SerializeToString,
+                response_deserializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.RestockResponse.FromString,
+                _registered_method=True)
         self.GetReservation = channel.unary_unary(
                 '/sagacity.inventory.v1.Inventory/GetReservation',
                 request_serializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationRequest.SerializeToString,
@@ -166,7 +171,16 @@ class InventoryServicer:
 
     def ReleaseReservation(self, request, context):
         """Gives the stock of a reservation back: of a held, expired, committed or already released one, and of one that never was.
-        The orchestrator only. It has no refusals.
+        What was restocked before is not given back again. Called as the undo of Reserve and CommitReservation, and as a step of its own
+        (OPERATION_DO) where an order is cancelled. The orchestrator only. It has no refusals.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restock(self, request, context):
+        """Takes back units of a committed reservation: what was sold is on hand again. No lines: nothing happens. The orchestrator only.
+        Errors: NOT_FOUND RESERVATION_NOT_FOUND; FAILED_PRECONDITION RESERVATION_NOT_COMMITTED, RETURN_TOO_LARGE with every SKU.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +245,11 @@ def add_InventoryServicer_to_server(servicer, server):
                     servicer.ReleaseReservation,
                     request_deserializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationRequest.FromString,
                     response_serializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationResponse.SerializeToString,
+            ),
+            'Restock': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restock,
+                    request_deserializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.RestockRequest.FromString,
+                    response_serializer=sagacity_dot_inventory_dot_v1_dot_inventory__pb2.RestockResponse.SerializeToString,
             ),
             'GetReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReservation,
@@ -509,6 +528,33 @@ class Inventory:
             '/sagacity.inventory.v1.Inventory/ReleaseReservation',
             sagacity_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationRequest.SerializeToString,
             sagacity_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.inventory.v1.Inventory/Restock',
+            sagacity_dot_inventory_dot_v1_dot_inventory__pb2.RestockRequest.SerializeToString,
+            sagacity_dot_inventory_dot_v1_dot_inventory__pb2.RestockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,7 +62,12 @@ class InventoryStub:
     """
     ReleaseReservation: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.ReleaseReservationRequest, _inventory_pb2.ReleaseReservationResponse]
     """Gives the stock of a reservation back: of a held, expired, committed or already released one, and of one that never was.
-    The orchestrator only. It has no refusals.
+    What was restocked before is not given back again. Called as the undo of Reserve and CommitReservation, and as a step of its own
+    (OPERATION_DO) where an order is cancelled. The orchestrator only. It has no refusals.
+    """
+    Restock: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.RestockRequest, _inventory_pb2.RestockResponse]
+    """Takes back units of a committed reservation: what was sold is on hand again. No lines: nothing happens. The orchestrator only.
+    Errors: NOT_FOUND RESERVATION_NOT_FOUND; FAILED_PRECONDITION RESERVATION_NOT_COMMITTED, RETURN_TOO_LARGE with every SKU.
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.GetReservationRequest, _inventory_pb2.GetReservationResponse]
     """Reads one reservation. The orchestrator, or staff. Errors: NOT_FOUND RESERVATION_NOT_FOUND."""
@@ -101,7 +106,12 @@ class InventoryAsyncStub(InventoryStub):
     """
     ReleaseReservation: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ReleaseReservationRequest, _inventory_pb2.ReleaseReservationResponse]  # type: ignore[assignment]
     """Gives the stock of a reservation back: of a held, expired, committed or already released one, and of one that never was.
-    The orchestrator only. It has no refusals.
+    What was restocked before is not given back again. Called as the undo of Reserve and CommitReservation, and as a step of its own
+    (OPERATION_DO) where an order is cancelled. The orchestrator only. It has no refusals.
+    """
+    Restock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.RestockRequest, _inventory_pb2.RestockResponse]  # type: ignore[assignment]
+    """Takes back units of a committed reservation: what was sold is on hand again. No lines: nothing happens. The orchestrator only.
+    Errors: NOT_FOUND RESERVATION_NOT_FOUND; FAILED_PRECONDITION RESERVATION_NOT_COMMITTED, RETURN_TOO_LARGE with every SKU.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_inventory_pb2.GetReservationRequest, _inventory_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Reads one reservation. The orchestrator, or staff. Errors: NOT_FOUND RESERVATION_NOT_FOUND."""
@@ -197,7 +207,18 @@ class InventoryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_pb2.ReleaseReservationResponse, _abc.Awaitable[_inventory_pb2.ReleaseReservationResponse]]:
         """Gives the stock of a reservation back: of a held, expired, committed or already released one, and of one that never was.
-        The orchestrator only. It has no refusals.
+        What was restocked before is not given back again. Called as the undo of Reserve and CommitReservation, and as a step of its own
+        (OPERATION_DO) where an order is cancelled. The orchestrator only. It has no refusals.
+        """
+
+    @_abc_1.abstractmethod
+    def Restock(
+        self,
+        request: _inventory_pb2.RestockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inventory_pb2.RestockResponse, _abc.Awaitable[_inventory_pb2.RestockResponse]]:
+        """Takes back units of a committed reservation: what was sold is on hand again. No lines: nothing happens. The orchestrator only.
+        Errors: NOT_FOUND RESERVATION_NOT_FOUND; FAILED_PRECONDITION RESERVATION_NOT_COMMITTED, RETURN_TOO_LARGE with every SKU.
         """
 
     @_abc_1.abstractmethod

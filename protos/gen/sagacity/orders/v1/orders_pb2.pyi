@@ -234,6 +234,102 @@ class Rejection(_message.Message):
 Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
 
 @_typing.final
+class RefundLine(_message.Message):
+    """Units of one line, for a refund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The product."""
+    quantity: _builtins.int
+    """Units, no more than were sold and not refunded yet."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundLine: _TypeAlias = RefundLine  # noqa: Y015
+
+@_typing.final
+class OrderRefund(_message.Message):
+    """A refund of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUID, the same as at the payment."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What went back."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundLine]:
+        """For which units; empty where it was by amount."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        lines: _abc.Iterable[Global___RefundLine] | None = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "id", b"id", "lines", b"lines", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderRefund: _TypeAlias = OrderRefund  # noqa: Y015
+
+@_typing.final
+class Shipment(_message.Message):
+    """How an order travels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
+    carrier: _builtins.str
+    """Who carries it, for example "DHL"."""
+    tracking_number: _builtins.str
+    """The carrier's number; may be empty."""
+    def __init__(
+        self,
+        *,
+        carrier: _builtins.str = ...,
+        tracking_number: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carrier", b"carrier", "tracking_number", b"tracking_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shipment: _TypeAlias = Shipment  # noqa: Y015
+
+@_typing.final
 class Order(_message.Message):
     """An order."""
 
@@ -254,6 +350,10 @@ class Order(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    REFUNDS_FIELD_NUMBER: _builtins.int
+    SHIPMENT_FIELD_NUMBER: _builtins.int
+    CANCELLATION_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID."""
     order_number: _builtins.str
@@ -270,6 +370,8 @@ class Order(_message.Message):
     """UUID of the reservation; empty until CONFIRMED."""
     currency_code: _builtins.str
     """ISO 4217 code of all its amounts."""
+    cancellation_reason: _builtins.str
+    """Why it was cancelled; set when CANCELLED."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderItem]:
         """What the customer asked for, one per SKU, in SKU order."""
@@ -298,6 +400,18 @@ class Order(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """What went back so far; unset while nothing did."""
+
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderRefund]:
+        """The refunds, oldest first."""
+
+    @_builtins.property
+    def shipment(self) -> Global___Shipment:
+        """How it travels; set from SHIPPED on."""
+
     def __init__(
         self,
         *,
@@ -316,10 +430,14 @@ class Order(_message.Message):
         currency_code: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        refunded: _money_pb2.Money | None = ...,
+        refunds: _abc.Iterable[Global___OrderRefund] | None = ...,
+        shipment: Global___Shipment | None = ...,
+        cancellation_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "quote", b"quote", "rejection", b"rejection", "shipping_address", b"shipping_address", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "quote", b"quote", "refunded", b"refunded", "rejection", b"rejection", "shipment", b"shipment", "shipping_address", b"shipping_address", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "id", b"id", "items", b"items", "lines", b"lines", "order_number", b"order_number", "payment_id", b"payment_id", "quote", b"quote", "refund_state", b"refund_state", "rejection", b"rejection", "reservation_id", b"reservation_id", "shipping_address", b"shipping_address", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_reason", b"cancellation_reason", "create_time", b"create_time", "currency_code", b"currency_code", "id", b"id", "items", b"items", "lines", b"lines", "order_number", b"order_number", "payment_id", b"payment_id", "quote", b"quote", "refund_state", b"refund_state", "refunded", b"refunded", "refunds", b"refunds", "rejection", b"rejection", "reservation_id", b"reservation_id", "shipment", b"shipment", "shipping_address", b"shipping_address", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,6 +722,318 @@ class RejectOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RejectOrderResponse: _TypeAlias = RejectOrderResponse  # noqa: Y015
+
+@_typing.final
+class CancelOrderRequest(_message.Message):
+    """Request of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_STEP_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    user_id: _builtins.str
+    """UUID of the user who cancels; empty where staff does."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def saga_step(self) -> _saga_step_pb2.SagaStep:
+        """Which step of which saga this is."""
+
+    def __init__(
+        self,
+        *,
+        saga_step: _saga_step_pb2.SagaStep | None = ...,
+        order_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga_step", b"saga_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "reason", b"reason", "saga_step", b"saga_step", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderRequest: _TypeAlias = CancelOrderRequest  # noqa: Y015
+
+@_typing.final
+class CancelOrderResponse(_message.Message):
+    """Response of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015
+
+@_typing.final
+class AssertCanFulfilRequest(_message.Message):
+    """Request of AssertCanFulfil."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssertCanFulfilRequest: _TypeAlias = AssertCanFulfilRequest  # noqa: Y015
+
+@_typing.final
+class AssertCanFulfilResponse(_message.Message):
+    """Response of AssertCanFulfil."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssertCanFulfilResponse: _TypeAlias = AssertCanFulfilResponse  # noqa: Y015
+
+@_typing.final
+class MarkShippedRequest(_message.Message):
+    """Request of MarkShipped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_STEP_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SHIPMENT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def saga_step(self) -> _saga_step_pb2.SagaStep:
+        """Which step of which saga this is."""
+
+    @_builtins.property
+    def shipment(self) -> Global___Shipment:
+        """How it travels."""
+
+    def __init__(
+        self,
+        *,
+        saga_step: _saga_step_pb2.SagaStep | None = ...,
+        order_id: _builtins.str = ...,
+        shipment: Global___Shipment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga_step", b"saga_step", "shipment", b"shipment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "saga_step", b"saga_step", "shipment", b"shipment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkShippedRequest: _TypeAlias = MarkShippedRequest  # noqa: Y015
+
+@_typing.final
+class MarkShippedResponse(_message.Message):
+    """Response of MarkShipped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkShippedResponse: _TypeAlias = MarkShippedResponse  # noqa: Y015
+
+@_typing.final
+class QuoteRefundRequest(_message.Message):
+    """Request of QuoteRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundLine]:
+        """By line; empty where it is by amount or all that is left. Lines of one SKU are summed."""
+
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """By amount, above 0; unset where it is by line or all that is left. Not both."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___RefundLine] | None = ...,
+        amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "lines", b"lines", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuoteRefundRequest: _TypeAlias = QuoteRefundRequest  # noqa: Y015
+
+@_typing.final
+class QuoteRefundResponse(_message.Message):
+    """Response of QuoteRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """UUID of the payment."""
+    reservation_id: _builtins.str
+    """UUID of the reservation."""
+    user_id: _builtins.str
+    """UUID of the user."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What goes back."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundLine]:
+        """For which units: those asked for; all that are left where neither lines nor an amount were given; empty by amount."""
+
+    def __init__(
+        self,
+        *,
+        amount: _money_pb2.Money | None = ...,
+        lines: _abc.Iterable[Global___RefundLine] | None = ...,
+        payment_id: _builtins.str = ...,
+        reservation_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "lines", b"lines", "payment_id", b"payment_id", "reservation_id", b"reservation_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuoteRefundResponse: _TypeAlias = QuoteRefundResponse  # noqa: Y015
+
+@_typing.final
+class RecordRefundRequest(_message.Message):
+    """Request of RecordRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_STEP_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    refund_id: _builtins.str
+    """UUID of the refund."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def saga_step(self) -> _saga_step_pb2.SagaStep:
+        """Which step of which saga this is."""
+
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What went back."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundLine]:
+        """For which units; empty where it was by amount."""
+
+    def __init__(
+        self,
+        *,
+        saga_step: _saga_step_pb2.SagaStep | None = ...,
+        order_id: _builtins.str = ...,
+        refund_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        lines: _abc.Iterable[Global___RefundLine] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "saga_step", b"saga_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "lines", b"lines", "order_id", b"order_id", "reason", b"reason", "refund_id", b"refund_id", "saga_step", b"saga_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordRefundRequest: _TypeAlias = RecordRefundRequest  # noqa: Y015
+
+@_typing.final
+class RecordRefundResponse(_message.Message):
+    """Response of RecordRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordRefundResponse: _TypeAlias = RecordRefundResponse  # noqa: Y015
 
 @_typing.final
 class GetOrderRequest(_message.Message):

@@ -55,6 +55,31 @@ class OrdersStub:
                 request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RejectOrderRequest.SerializeToString,
                 response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RejectOrderResponse.FromString,
                 _registered_method=True)
+        self.CancelOrder = channel.unary_unary(
+                '/sagacity.orders.v1.Orders/CancelOrder',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
+                _registered_method=True)
+        self.AssertCanFulfil = channel.unary_unary(
+                '/sagacity.orders.v1.Orders/AssertCanFulfil',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.AssertCanFulfilRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.AssertCanFulfilResponse.FromString,
+                _registered_method=True)
+        self.MarkShipped = channel.unary_unary(
+                '/sagacity.orders.v1.Orders/MarkShipped',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.MarkShippedRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.MarkShippedResponse.FromString,
+                _registered_method=True)
+        self.QuoteRefund = channel.unary_unary(
+                '/sagacity.orders.v1.Orders/QuoteRefund',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.QuoteRefundRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.QuoteRefundResponse.FromString,
+                _registered_method=True)
+        self.RecordRefund = channel.unary_unary(
+                '/sagacity.orders.v1.Orders/RecordRefund',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RecordRefundRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RecordRefundResponse.FromString,
+                _registered_method=True)
         self.GetOrder = channel.unary_unary(
                 '/sagacity.orders.v1.Orders/GetOrder',
                 request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
@@ -102,6 +127,46 @@ class OrdersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelOrder(self, request, context):
+        """Makes a CONFIRMED order CANCELLED: the pivot of cancel_order. The orchestrator only.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also where user_id is given and is not the order's; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AssertCanFulfil(self, request, context):
+        """A check: that the order can be shipped, and what of the payment has to be captured. The orchestrator only.
+        Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkShipped(self, request, context):
+        """Makes a CONFIRMED order SHIPPED. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuoteRefund(self, request, context):
+        """A check: what a refund of these lines, of this amount, or of all that is left gives back. Pure but for reading the order.
+        The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE;
+        INVALID_ARGUMENT for lines that are not the order's or another currency.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordRefund(self, request, context):
+        """Records a refund that was made. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION
+        ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOrder(self, request, context):
         """Reads one order. Its user, the orchestrator, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id.
         """
@@ -138,6 +203,31 @@ def add_OrdersServicer_to_server(servicer, server):
                     servicer.RejectOrder,
                     request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RejectOrderRequest.FromString,
                     response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RejectOrderResponse.SerializeToString,
+            ),
+            'CancelOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOrder,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'AssertCanFulfil': grpc.unary_unary_rpc_method_handler(
+                    servicer.AssertCanFulfil,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.AssertCanFulfilRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.AssertCanFulfilResponse.SerializeToString,
+            ),
+            'MarkShipped': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkShipped,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.MarkShippedRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.MarkShippedResponse.SerializeToString,
+            ),
+            'QuoteRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuoteRefund,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.QuoteRefundRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.QuoteRefundResponse.SerializeToString,
+            ),
+            'RecordRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordRefund,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RecordRefundRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.RecordRefundResponse.SerializeToString,
             ),
             'GetOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOrder,
@@ -259,6 +349,141 @@ class Orders:
             '/sagacity.orders.v1.Orders/RejectOrder',
             sagacity_dot_orders_dot_v1_dot_orders__pb2.RejectOrderRequest.SerializeToString,
             sagacity_dot_orders_dot_v1_dot_orders__pb2.RejectOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/CancelOrder',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AssertCanFulfil(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/AssertCanFulfil',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.AssertCanFulfilRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.AssertCanFulfilResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkShipped(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/MarkShipped',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.MarkShippedRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.MarkShippedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuoteRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/QuoteRefund',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.QuoteRefundRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.QuoteRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/RecordRefund',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.RecordRefundRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.RecordRefundResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,25 @@ class OrdersStub:
     """Undo of CreateOrder: makes a PENDING order REJECTED, and inserts a REJECTED one where the create never landed, so that an
     accepted order always exists. The orchestrator only. Errors: FAILED_PRECONDITION ORDER_NOT_PENDING.
     """
+    CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
+    """Makes a CONFIRMED order CANCELLED: the pivot of cancel_order. The orchestrator only.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also where user_id is given and is not the order's; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+    """
+    AssertCanFulfil: _grpc.UnaryUnaryMultiCallable[_orders_pb2.AssertCanFulfilRequest, _orders_pb2.AssertCanFulfilResponse]
+    """A check: that the order can be shipped, and what of the payment has to be captured. The orchestrator only.
+    Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+    """
+    MarkShipped: _grpc.UnaryUnaryMultiCallable[_orders_pb2.MarkShippedRequest, _orders_pb2.MarkShippedResponse]
+    """Makes a CONFIRMED order SHIPPED. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED."""
+    QuoteRefund: _grpc.UnaryUnaryMultiCallable[_orders_pb2.QuoteRefundRequest, _orders_pb2.QuoteRefundResponse]
+    """A check: what a refund of these lines, of this amount, or of all that is left gives back. Pure but for reading the order.
+    The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE;
+    INVALID_ARGUMENT for lines that are not the order's or another currency.
+    """
+    RecordRefund: _grpc.UnaryUnaryMultiCallable[_orders_pb2.RecordRefundRequest, _orders_pb2.RecordRefundResponse]
+    """Records a refund that was made. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION
+    ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE.
+    """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """Reads one order. Its user, the orchestrator, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
@@ -70,6 +89,25 @@ class OrdersAsyncStub(OrdersStub):
     RejectOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.RejectOrderRequest, _orders_pb2.RejectOrderResponse]  # type: ignore[assignment]
     """Undo of CreateOrder: makes a PENDING order REJECTED, and inserts a REJECTED one where the create never landed, so that an
     accepted order always exists. The orchestrator only. Errors: FAILED_PRECONDITION ORDER_NOT_PENDING.
+    """
+    CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
+    """Makes a CONFIRMED order CANCELLED: the pivot of cancel_order. The orchestrator only.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also where user_id is given and is not the order's; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+    """
+    AssertCanFulfil: _aio.UnaryUnaryMultiCallable[_orders_pb2.AssertCanFulfilRequest, _orders_pb2.AssertCanFulfilResponse]  # type: ignore[assignment]
+    """A check: that the order can be shipped, and what of the payment has to be captured. The orchestrator only.
+    Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+    """
+    MarkShipped: _aio.UnaryUnaryMultiCallable[_orders_pb2.MarkShippedRequest, _orders_pb2.MarkShippedResponse]  # type: ignore[assignment]
+    """Makes a CONFIRMED order SHIPPED. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED."""
+    QuoteRefund: _aio.UnaryUnaryMultiCallable[_orders_pb2.QuoteRefundRequest, _orders_pb2.QuoteRefundResponse]  # type: ignore[assignment]
+    """A check: what a refund of these lines, of this amount, or of all that is left gives back. Pure but for reading the order.
+    The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE;
+    INVALID_ARGUMENT for lines that are not the order's or another currency.
+    """
+    RecordRefund: _aio.UnaryUnaryMultiCallable[_orders_pb2.RecordRefundRequest, _orders_pb2.RecordRefundResponse]  # type: ignore[assignment]
+    """Records a refund that was made. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION
+    ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
     """Reads one order. Its user, the orchestrator, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
@@ -115,6 +153,55 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.RejectOrderResponse, _abc.Awaitable[_orders_pb2.RejectOrderResponse]]:
         """Undo of CreateOrder: makes a PENDING order REJECTED, and inserts a REJECTED one where the create never landed, so that an
         accepted order always exists. The orchestrator only. Errors: FAILED_PRECONDITION ORDER_NOT_PENDING.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelOrder(
+        self,
+        request: _orders_pb2.CancelOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.CancelOrderResponse, _abc.Awaitable[_orders_pb2.CancelOrderResponse]]:
+        """Makes a CONFIRMED order CANCELLED: the pivot of cancel_order. The orchestrator only.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also where user_id is given and is not the order's; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+        """
+
+    @_abc_1.abstractmethod
+    def AssertCanFulfil(
+        self,
+        request: _orders_pb2.AssertCanFulfilRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.AssertCanFulfilResponse, _abc.Awaitable[_orders_pb2.AssertCanFulfilResponse]]:
+        """A check: that the order can be shipped, and what of the payment has to be captured. The orchestrator only.
+        Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED.
+        """
+
+    @_abc_1.abstractmethod
+    def MarkShipped(
+        self,
+        request: _orders_pb2.MarkShippedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.MarkShippedResponse, _abc.Awaitable[_orders_pb2.MarkShippedResponse]]:
+        """Makes a CONFIRMED order SHIPPED. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_CONFIRMED."""
+
+    @_abc_1.abstractmethod
+    def QuoteRefund(
+        self,
+        request: _orders_pb2.QuoteRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.QuoteRefundResponse, _abc.Awaitable[_orders_pb2.QuoteRefundResponse]]:
+        """A check: what a refund of these lines, of this amount, or of all that is left gives back. Pure but for reading the order.
+        The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE;
+        INVALID_ARGUMENT for lines that are not the order's or another currency.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordRefund(
+        self,
+        request: _orders_pb2.RecordRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.RecordRefundResponse, _abc.Awaitable[_orders_pb2.RecordRefundResponse]]:
+        """Records a refund that was made. The orchestrator only. Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION
+        ORDER_NOT_REFUNDABLE, REFUND_TOO_LARGE.
         """
 
     @_abc_1.abstractmethod

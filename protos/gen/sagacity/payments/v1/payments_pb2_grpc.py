@@ -56,6 +56,16 @@ class PaymentsStub:
                 request_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ChargeRequest.SerializeToString,
                 response_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ChargeResponse.FromString,
                 _registered_method=True)
+        self.Capture = channel.unary_unary(
+                '/sagacity.payments.v1.Payments/Capture',
+                request_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.CaptureRequest.SerializeToString,
+                response_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.CaptureResponse.FromString,
+                _registered_method=True)
+        self.Refund = channel.unary_unary(
+                '/sagacity.payments.v1.Payments/Refund',
+                request_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.RefundRequest.SerializeToString,
+                response_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.RefundResponse.FromString,
+                _registered_method=True)
         self.Reverse = channel.unary_unary(
                 '/sagacity.payments.v1.Payments/Reverse',
                 request_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ReverseRequest.SerializeToString,
@@ -114,8 +124,27 @@ class PaymentsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Capture(self, request, context):
+        """Takes what Charge authorised with manual capture; what is captured already is a success. The orchestrator only.
+        Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_CAPTURABLE; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again
+        with the same bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refund(self, request, context):
+        """Gives back some or all of what was captured. The orchestrator only.
+        Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_REFUNDABLE, REFUND_TOO_LARGE; INVALID_ARGUMENT for another
+        currency; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reverse(self, request, context):
-        """Undoes a charge: voids what is authorised, refunds what is captured. What never was or is already reversed is a success.
+        """Undoes a charge: voids what is authorised, refunds what is captured and not refunded yet. What never was or is already
+        reversed is a success. Called as the undo of Charge, and as a step of its own (OPERATION_DO) where an order is cancelled.
         The orchestrator only. Errors: UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -165,6 +194,16 @@ def add_PaymentsServicer_to_server(servicer, server):
                     servicer.Charge,
                     request_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ChargeRequest.FromString,
                     response_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ChargeResponse.SerializeToString,
+            ),
+            'Capture': grpc.unary_unary_rpc_method_handler(
+                    servicer.Capture,
+                    request_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.CaptureRequest.FromString,
+                    response_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.CaptureResponse.SerializeToString,
+            ),
+            'Refund': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refund,
+                    request_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.RefundRequest.FromString,
+                    response_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.RefundResponse.SerializeToString,
             ),
             'Reverse': grpc.unary_unary_rpc_method_handler(
                     servicer.Reverse,
@@ -297,6 +336,60 @@ class Payments:
             '/sagacity.payments.v1.Payments/Charge',
             sagacity_dot_payments_dot_v1_dot_payments__pb2.ChargeRequest.SerializeToString,
             sagacity_dot_payments_dot_v1_dot_payments__pb2.ChargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Capture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.payments.v1.Payments/Capture',
+            sagacity_dot_payments_dot_v1_dot_payments__pb2.CaptureRequest.SerializeToString,
+            sagacity_dot_payments_dot_v1_dot_payments__pb2.CaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.payments.v1.Payments/Refund',
+            sagacity_dot_payments_dot_v1_dot_payments__pb2.RefundRequest.SerializeToString,
+            sagacity_dot_payments_dot_v1_dot_payments__pb2.RefundResponse.FromString,
             options,
             channel_credentials,
             insecure,

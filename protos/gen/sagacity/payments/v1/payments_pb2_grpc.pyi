@@ -48,8 +48,19 @@ class PaymentsStub:
     Errors: FAILED_PRECONDITION CARD_DECLINED, INSUFFICIENT_FUNDS; NOT_FOUND PAYMENT_METHOD_NOT_FOUND; UNAVAILABLE
     PROVIDER_OUTCOME_UNKNOWN where the provider did not answer in time: call again with the same bytes.
     """
+    Capture: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CaptureRequest, _payments_pb2.CaptureResponse]
+    """Takes what Charge authorised with manual capture; what is captured already is a success. The orchestrator only.
+    Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_CAPTURABLE; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again
+    with the same bytes.
+    """
+    Refund: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RefundRequest, _payments_pb2.RefundResponse]
+    """Gives back some or all of what was captured. The orchestrator only.
+    Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_REFUNDABLE, REFUND_TOO_LARGE; INVALID_ARGUMENT for another
+    currency; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
+    """
     Reverse: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReverseRequest, _payments_pb2.ReverseResponse]
-    """Undoes a charge: voids what is authorised, refunds what is captured. What never was or is already reversed is a success.
+    """Undoes a charge: voids what is authorised, refunds what is captured and not refunded yet. What never was or is already
+    reversed is a success. Called as the undo of Charge, and as a step of its own (OPERATION_DO) where an order is cancelled.
     The orchestrator only. Errors: UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]
@@ -79,8 +90,19 @@ class PaymentsAsyncStub(PaymentsStub):
     Errors: FAILED_PRECONDITION CARD_DECLINED, INSUFFICIENT_FUNDS; NOT_FOUND PAYMENT_METHOD_NOT_FOUND; UNAVAILABLE
     PROVIDER_OUTCOME_UNKNOWN where the provider did not answer in time: call again with the same bytes.
     """
+    Capture: _aio.UnaryUnaryMultiCallable[_payments_pb2.CaptureRequest, _payments_pb2.CaptureResponse]  # type: ignore[assignment]
+    """Takes what Charge authorised with manual capture; what is captured already is a success. The orchestrator only.
+    Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_CAPTURABLE; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again
+    with the same bytes.
+    """
+    Refund: _aio.UnaryUnaryMultiCallable[_payments_pb2.RefundRequest, _payments_pb2.RefundResponse]  # type: ignore[assignment]
+    """Gives back some or all of what was captured. The orchestrator only.
+    Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_REFUNDABLE, REFUND_TOO_LARGE; INVALID_ARGUMENT for another
+    currency; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
+    """
     Reverse: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReverseRequest, _payments_pb2.ReverseResponse]  # type: ignore[assignment]
-    """Undoes a charge: voids what is authorised, refunds what is captured. What never was or is already reversed is a success.
+    """Undoes a charge: voids what is authorised, refunds what is captured and not refunded yet. What never was or is already
+    reversed is a success. Called as the undo of Charge, and as a step of its own (OPERATION_DO) where an order is cancelled.
     The orchestrator only. Errors: UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]  # type: ignore[assignment]
@@ -133,12 +155,35 @@ class PaymentsServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Capture(
+        self,
+        request: _payments_pb2.CaptureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.CaptureResponse, _abc.Awaitable[_payments_pb2.CaptureResponse]]:
+        """Takes what Charge authorised with manual capture; what is captured already is a success. The orchestrator only.
+        Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_CAPTURABLE; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again
+        with the same bytes.
+        """
+
+    @_abc_1.abstractmethod
+    def Refund(
+        self,
+        request: _payments_pb2.RefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.RefundResponse, _abc.Awaitable[_payments_pb2.RefundResponse]]:
+        """Gives back some or all of what was captured. The orchestrator only.
+        Errors: NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION PAYMENT_NOT_REFUNDABLE, REFUND_TOO_LARGE; INVALID_ARGUMENT for another
+        currency; UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
+        """
+
+    @_abc_1.abstractmethod
     def Reverse(
         self,
         request: _payments_pb2.ReverseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ReverseResponse, _abc.Awaitable[_payments_pb2.ReverseResponse]]:
-        """Undoes a charge: voids what is authorised, refunds what is captured. What never was or is already reversed is a success.
+        """Undoes a charge: voids what is authorised, refunds what is captured and not refunded yet. What never was or is already
+        reversed is a success. Called as the undo of Charge, and as a step of its own (OPERATION_DO) where an order is cancelled.
         The orchestrator only. Errors: UNAVAILABLE PROVIDER_OUTCOME_UNKNOWN: call again with the same bytes.
         """
 

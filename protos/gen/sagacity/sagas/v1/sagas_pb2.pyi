@@ -55,6 +55,74 @@ ORDER_PROGRESS_REJECTED: OrderProgress.ValueType  # 4
 """Undone."""
 Global___OrderProgress: _TypeAlias = OrderProgress  # noqa: Y015
 
+class _RequestProgress:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RequestProgressEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestProgress.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REQUEST_PROGRESS_UNSPECIFIED: _RequestProgress.ValueType  # 0
+    """Never sent."""
+    REQUEST_PROGRESS_PENDING: _RequestProgress.ValueType  # 1
+    """Accepted, being worked on, or waiting for another saga of the same order."""
+    REQUEST_PROGRESS_DONE: _RequestProgress.ValueType  # 2
+    """Done."""
+    REQUEST_PROGRESS_REFUSED: _RequestProgress.ValueType  # 3
+    """Refused; nothing was changed."""
+
+class RequestProgress(_RequestProgress, metaclass=_RequestProgressEnumTypeWrapper):
+    """How far a request about an order that exists has come."""
+
+REQUEST_PROGRESS_UNSPECIFIED: RequestProgress.ValueType  # 0
+"""Never sent."""
+REQUEST_PROGRESS_PENDING: RequestProgress.ValueType  # 1
+"""Accepted, being worked on, or waiting for another saga of the same order."""
+REQUEST_PROGRESS_DONE: RequestProgress.ValueType  # 2
+"""Done."""
+REQUEST_PROGRESS_REFUSED: RequestProgress.ValueType  # 3
+"""Refused; nothing was changed."""
+Global___RequestProgress: _TypeAlias = RequestProgress  # noqa: Y015
+
+class _SagaVerb:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SagaVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaVerb.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAGA_VERB_UNSPECIFIED: _SagaVerb.ValueType  # 0
+    """Never sent."""
+    SAGA_VERB_RETRY: _SagaVerb.ValueType  # 1
+    """Try again at once."""
+    SAGA_VERB_SKIP_STEP: _SagaVerb.ValueType  # 2
+    """Take a step for done."""
+    SAGA_VERB_COMPENSATE: _SagaVerb.ValueType  # 3
+    """Unwind."""
+    SAGA_VERB_PAUSE: _SagaVerb.ValueType  # 4
+    """Stop until resumed."""
+    SAGA_VERB_RESUME: _SagaVerb.ValueType  # 5
+    """Go on."""
+    SAGA_VERB_CANCEL: _SagaVerb.ValueType  # 6
+    """Unwind, in the customer's name."""
+
+class SagaVerb(_SagaVerb, metaclass=_SagaVerbEnumTypeWrapper):
+    """What an operator may ask of a saga."""
+
+SAGA_VERB_UNSPECIFIED: SagaVerb.ValueType  # 0
+"""Never sent."""
+SAGA_VERB_RETRY: SagaVerb.ValueType  # 1
+"""Try again at once."""
+SAGA_VERB_SKIP_STEP: SagaVerb.ValueType  # 2
+"""Take a step for done."""
+SAGA_VERB_COMPENSATE: SagaVerb.ValueType  # 3
+"""Unwind."""
+SAGA_VERB_PAUSE: SagaVerb.ValueType  # 4
+"""Stop until resumed."""
+SAGA_VERB_RESUME: SagaVerb.ValueType  # 5
+"""Go on."""
+SAGA_VERB_CANCEL: SagaVerb.ValueType  # 6
+"""Unwind, in the customer's name."""
+Global___SagaVerb: _TypeAlias = SagaVerb  # noqa: Y015
+
 class _SagaState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -279,6 +347,12 @@ class Saga(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    OVERDUE_FIELD_NUMBER: _builtins.int
+    PIVOT_INTENDED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     kind: _builtins.str
@@ -297,6 +371,18 @@ class Saga(_message.Message):
     """Id of the replica that drives it; empty where none does."""
     attempts: _builtins.int
     """Attempts of the call that is being tried now."""
+    step: _builtins.str
+    """The step that is being tried; empty where none is."""
+    error_fingerprint: _builtins.str
+    """Names the kind of error that holds it up: equal errors of different sagas have equal fingerprints. Empty where there is none."""
+    last_error: _builtins.str
+    """The last error, in a sentence; empty where there is none."""
+    waiting_for: _builtins.str
+    """The participant that it waits for while that is away; empty where it does not."""
+    overdue: _builtins.bool
+    """Whether it is past its deadline and not ended."""
+    pivot_intended: _builtins.bool
+    """Whether its pivot is intended: from then on it only goes forward."""
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
         """When the next attempt is due, where one is."""
@@ -334,10 +420,16 @@ class Saga(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         refusal: Global___Refusal | None = ...,
+        step: _builtins.str = ...,
+        error_fingerprint: _builtins.str = ...,
+        last_error: _builtins.str = ...,
+        waiting_for: _builtins.str = ...,
+        overdue: _builtins.bool = ...,
+        pivot_intended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline_time", b"deadline_time", "next_attempt_time", b"next_attempt_time", "refusal", b"refusal", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "deadline_time", b"deadline_time", "epoch", b"epoch", "id", b"id", "kind", b"kind", "next_attempt_time", b"next_attempt_time", "order_id", b"order_id", "owner", b"owner", "refusal", b"refusal", "sequence", b"sequence", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "deadline_time", b"deadline_time", "epoch", b"epoch", "error_fingerprint", b"error_fingerprint", "id", b"id", "kind", b"kind", "last_error", b"last_error", "next_attempt_time", b"next_attempt_time", "order_id", b"order_id", "overdue", b"overdue", "owner", b"owner", "pivot_intended", b"pivot_intended", "refusal", b"refusal", "sequence", b"sequence", "state", b"state", "step", b"step", "update_time", b"update_time", "version", b"version", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,6 +448,8 @@ class TimelineEntry(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the saga, from 1, without gaps."""
     step: _builtins.str
@@ -368,6 +462,10 @@ class TimelineEntry(_message.Message):
     """"intended", "done", "refused", "unknown", ..."""
     detail: _builtins.str
     """A sentence for people; empty where there is nothing to say."""
+    actor: _builtins.str
+    """Who asked, for an operator's verb."""
+    reason: _builtins.str
+    """Why, for an operator's verb."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was journaled, by the database's clock."""
@@ -382,10 +480,12 @@ class TimelineEntry(_message.Message):
         outcome: _builtins.str = ...,
         detail: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "operation", b"operation", "outcome", b"outcome", "sequence", b"sequence", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "detail", b"detail", "operation", b"operation", "outcome", b"outcome", "reason", b"reason", "sequence", b"sequence", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -448,6 +548,11 @@ class ListSagasRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_FIELD_NUMBER: _builtins.int
+    ERROR_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    ARCHIVED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 means 50; at most 200."""
     page_token: _builtins.str
@@ -458,6 +563,18 @@ class ListSagasRequest(_message.Message):
     """Only sagas of this kind, where given."""
     order_id: _builtins.str
     """Only sagas of this order, where given."""
+    step: _builtins.str
+    """Only sagas at this step, where given."""
+    error_fingerprint: _builtins.str
+    """Only sagas with this error fingerprint, where given."""
+    open: _builtins.bool
+    """Only sagas that have not ended."""
+    archived: _builtins.bool
+    """Search the archive instead of the journal."""
+    @_builtins.property
+    def older_than(self) -> _duration_pb2.Duration:
+        """Only sagas that were accepted at least so long ago, where given."""
+
     def __init__(
         self,
         *,
@@ -466,10 +583,15 @@ class ListSagasRequest(_message.Message):
         state: Global___SagaState.ValueType = ...,
         kind: _builtins.str = ...,
         order_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        older_than: _duration_pb2.Duration | None = ...,
+        error_fingerprint: _builtins.str = ...,
+        open: _builtins.bool = ...,
+        archived: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["older_than", b"older_than"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "error_fingerprint", b"error_fingerprint", "kind", b"kind", "older_than", b"older_than", "open", b"open", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -548,3 +670,828 @@ class GetTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015
+
+@_typing.final
+class CancelOrderRequest(_message.Message):
+    """Request of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    idempotency_key: _builtins.str
+    """The client's key: one key, one request. Printable ASCII."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the end; at most 30 s. Not part of what the key names."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "order_id", b"order_id", "reason", b"reason", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderRequest: _TypeAlias = CancelOrderRequest  # noqa: Y015
+
+@_typing.final
+class CancelOrderResponse(_message.Message):
+    """Response of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    order_id: _builtins.str
+    """UUID of the order."""
+    progress: Global___RequestProgress.ValueType
+    """How far it has come."""
+    @_builtins.property
+    def order(self) -> _orders_pb2.Order:
+        """The order after it; set when DONE."""
+
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why not; set when REFUSED."""
+
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        progress: Global___RequestProgress.ValueType = ...,
+        order: _orders_pb2.Order | None = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "order_id", b"order_id", "progress", b"progress", "refusal", b"refusal", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015
+
+@_typing.final
+class RefundOrderRequest(_message.Message):
+    """Request of RefundOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    RESTOCK_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    idempotency_key: _builtins.str
+    """The client's key: one key, one request. Printable ASCII."""
+    reason: _builtins.str
+    """Why."""
+    restock: _builtins.bool
+    """Whether the units of the refunded lines are on hand again. Not with an amount."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_orders_pb2.RefundLine]:
+        """By line; empty where it is by amount or all that is left."""
+
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """By amount; unset where it is by line or all that is left. Not both."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the end; at most 30 s. Not part of what the key names."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        lines: _abc.Iterable[_orders_pb2.RefundLine] | None = ...,
+        amount: _money_pb2.Money | None = ...,
+        restock: _builtins.bool = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "idempotency_key", b"idempotency_key", "lines", b"lines", "order_id", b"order_id", "reason", b"reason", "restock", b"restock", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundOrderRequest: _TypeAlias = RefundOrderRequest  # noqa: Y015
+
+@_typing.final
+class RefundOrderResponse(_message.Message):
+    """Response of RefundOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    order_id: _builtins.str
+    """UUID of the order."""
+    progress: Global___RequestProgress.ValueType
+    """How far it has come."""
+    refund_id: _builtins.str
+    """UUID of the refund."""
+    @_builtins.property
+    def order(self) -> _orders_pb2.Order:
+        """The order after it; set when DONE."""
+
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why not; set when REFUSED."""
+
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """What went back; set when DONE."""
+
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        progress: Global___RequestProgress.ValueType = ...,
+        order: _orders_pb2.Order | None = ...,
+        refusal: Global___Refusal | None = ...,
+        refund_id: _builtins.str = ...,
+        refunded: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "refunded", b"refunded", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "order_id", b"order_id", "progress", b"progress", "refund_id", b"refund_id", "refunded", b"refunded", "refusal", b"refusal", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundOrderResponse: _TypeAlias = RefundOrderResponse  # noqa: Y015
+
+@_typing.final
+class FulfilOrderRequest(_message.Message):
+    """Request of FulfilOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    SHIPMENT_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    idempotency_key: _builtins.str
+    """The client's key: one key, one request. Printable ASCII."""
+    @_builtins.property
+    def shipment(self) -> _orders_pb2.Shipment:
+        """How it travels."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the end; at most 30 s. Not part of what the key names."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        shipment: _orders_pb2.Shipment | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shipment", b"shipment", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "order_id", b"order_id", "shipment", b"shipment", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FulfilOrderRequest: _TypeAlias = FulfilOrderRequest  # noqa: Y015
+
+@_typing.final
+class FulfilOrderResponse(_message.Message):
+    """Response of FulfilOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    order_id: _builtins.str
+    """UUID of the order."""
+    progress: Global___RequestProgress.ValueType
+    """How far it has come."""
+    @_builtins.property
+    def order(self) -> _orders_pb2.Order:
+        """The order after it; set when DONE."""
+
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why not; set when REFUSED."""
+
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        progress: Global___RequestProgress.ValueType = ...,
+        order: _orders_pb2.Order | None = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "order_id", b"order_id", "progress", b"progress", "refusal", b"refusal", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FulfilOrderResponse: _TypeAlias = FulfilOrderResponse  # noqa: Y015
+
+@_typing.final
+class WatchSagasRequest(_message.Message):
+    """Request of WatchSagas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga; empty for the open sagas."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSagasRequest: _TypeAlias = WatchSagasRequest  # noqa: Y015
+
+@_typing.final
+class WatchSagasResponse(_message.Message):
+    """One message of WatchSagas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGAS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sagas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Saga]:
+        """The saga, or the open sagas, oldest first, at most 200."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]:
+        """Timeline entries since the message before; only with a saga's id."""
+
+    def __init__(
+        self,
+        *,
+        sagas: _abc.Iterable[Global___Saga] | None = ...,
+        entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "sagas", b"sagas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSagasResponse: _TypeAlias = WatchSagasResponse  # noqa: Y015
+
+@_typing.final
+class RetryRequest(_message.Message):
+    """Request of Retry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    actor: _builtins.str
+    """Who asks."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRequest: _TypeAlias = RetryRequest  # noqa: Y015
+
+@_typing.final
+class RetryResponse(_message.Message):
+    """Response of Retry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """The saga after it."""
+
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryResponse: _TypeAlias = RetryResponse  # noqa: Y015
+
+@_typing.final
+class SkipStepRequest(_message.Message):
+    """Request of SkipStep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    OUTPUT_JSON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    actor: _builtins.str
+    """Who asks."""
+    reason: _builtins.str
+    """Why."""
+    step: _builtins.str
+    """The step."""
+    output_json: _builtins.str
+    """The reply that the step is taken to have given, as the JSON of its response message."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        step: _builtins.str = ...,
+        output_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "output_json", b"output_json", "reason", b"reason", "saga_id", b"saga_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipStepRequest: _TypeAlias = SkipStepRequest  # noqa: Y015
+
+@_typing.final
+class SkipStepResponse(_message.Message):
+    """Response of SkipStep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """The saga after it."""
+
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipStepResponse: _TypeAlias = SkipStepResponse  # noqa: Y015
+
+@_typing.final
+class CompensateRequest(_message.Message):
+    """Request of Compensate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    actor: _builtins.str
+    """Who asks."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompensateRequest: _TypeAlias = CompensateRequest  # noqa: Y015
+
+@_typing.final
+class CompensateResponse(_message.Message):
+    """Response of Compensate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """The saga after it."""
+
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompensateResponse: _TypeAlias = CompensateResponse  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    """Request of Pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    actor: _builtins.str
+    """Who asks."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseResponse(_message.Message):
+    """Response of Pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """The saga after it."""
+
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    """Request of Resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    actor: _builtins.str
+    """Who asks."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    """Response of Resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """The saga after it."""
+
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+
+@_typing.final
+class CancelRequest(_message.Message):
+    """Request of Cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    actor: _builtins.str
+    """Who asks."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
+
+@_typing.final
+class CancelResponse(_message.Message):
+    """Response of Cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """The saga after it."""
+
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
+
+@_typing.final
+class PlannedCall(_message.Message):
+    """A call that would be sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    RPC_FIELD_NUMBER: _builtins.int
+    REQUEST_JSON_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step."""
+    operation: _builtins.str
+    """"do" or "undo"."""
+    rpc: _builtins.str
+    """gRPC path of the RPC."""
+    request_json: _builtins.str
+    """The request as JSON; empty where it depends on a reply that is not known yet."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        rpc: _builtins.str = ...,
+        request_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation", "request_json", b"request_json", "rpc", b"rpc", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedCall: _TypeAlias = PlannedCall  # noqa: Y015
+
+@_typing.final
+class PreviewRequest(_message.Message):
+    """Request of Preview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    OUTPUT_JSON_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    """UUID of the saga."""
+    verb: Global___SagaVerb.ValueType
+    """The verb."""
+    step: _builtins.str
+    """The step, for SKIP_STEP."""
+    output_json: _builtins.str
+    """The output, for SKIP_STEP."""
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+        verb: Global___SagaVerb.ValueType = ...,
+        step: _builtins.str = ...,
+        output_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_json", b"output_json", "saga_id", b"saga_id", "step", b"step", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRequest: _TypeAlias = PreviewRequest  # noqa: Y015
+
+@_typing.final
+class PreviewResponse(_message.Message):
+    """Response of Preview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    state: Global___SagaState.ValueType
+    """Where the saga would stand after them, were all of them to succeed."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedCall]:
+        """The calls, in order."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___PlannedCall] | None = ...,
+        state: Global___SagaState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewResponse: _TypeAlias = PreviewResponse  # noqa: Y015
+
+@_typing.final
+class DefinitionUse(_message.Message):
+    """Open sagas of one version of one definition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DEFINITION_HASH_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    LOADABLE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Name of the definition."""
+    version: _builtins.int
+    """Its version."""
+    definition_hash: _builtins.str
+    """Its fingerprint."""
+    open: _builtins.int
+    """Open sagas."""
+    parked: _builtins.int
+    """Of them, those that are parked."""
+    loadable: _builtins.bool
+    """Whether this code can drive them."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        version: _builtins.int = ...,
+        definition_hash: _builtins.str = ...,
+        open: _builtins.int = ...,
+        parked: _builtins.int = ...,
+        loadable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition_hash", b"definition_hash", "kind", b"kind", "loadable", b"loadable", "open", b"open", "parked", b"parked", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefinitionUse: _TypeAlias = DefinitionUse  # noqa: Y015
+
+@_typing.final
+class CheckDefinitionsRequest(_message.Message):
+    """Request of CheckDefinitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckDefinitionsRequest: _TypeAlias = CheckDefinitionsRequest  # noqa: Y015
+
+@_typing.final
+class CheckDefinitionsResponse(_message.Message):
+    """Response of CheckDefinitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFINITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def definitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefinitionUse]:
+        """One entry per version of a definition that open sagas have, or that this code has."""
+
+    def __init__(
+        self,
+        *,
+        definitions: _abc.Iterable[Global___DefinitionUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckDefinitionsResponse: _TypeAlias = CheckDefinitionsResponse  # noqa: Y015

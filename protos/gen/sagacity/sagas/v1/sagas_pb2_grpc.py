@@ -40,6 +40,21 @@ class OrderSagasStub:
                 request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PlaceOrderRequest.SerializeToString,
                 response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PlaceOrderResponse.FromString,
                 _registered_method=True)
+        self.CancelOrder = channel.unary_unary(
+                '/sagacity.sagas.v1.OrderSagas/CancelOrder',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelOrderRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelOrderResponse.FromString,
+                _registered_method=True)
+        self.RefundOrder = channel.unary_unary(
+                '/sagacity.sagas.v1.OrderSagas/RefundOrder',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RefundOrderRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RefundOrderResponse.FromString,
+                _registered_method=True)
+        self.FulfilOrder = channel.unary_unary(
+                '/sagacity.sagas.v1.OrderSagas/FulfilOrder',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.FulfilOrderRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.FulfilOrderResponse.FromString,
+                _registered_method=True)
 
 
 class OrderSagasServicer:
@@ -56,6 +71,31 @@ class OrderSagasServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelOrder(self, request, context):
+        """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
+        stock released by a saga of its own. The gateway, for the order's user or staff.
+        Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
+        IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundOrder(self, request, context):
+        """Refunds lines, an amount, or all that is left of an order, and takes the units back where asked. The gateway, for staff.
+        Errors: as CancelOrder; INVALID_ARGUMENT with the fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FulfilOrder(self, request, context):
+        """Ships a CONFIRMED order: captures what is only authorised, and marks it SHIPPED. The gateway, for staff. Errors: as CancelOrder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrderSagasServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +103,21 @@ def add_OrderSagasServicer_to_server(servicer, server):
                     servicer.PlaceOrder,
                     request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PlaceOrderRequest.FromString,
                     response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PlaceOrderResponse.SerializeToString,
+            ),
+            'CancelOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOrder,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelOrderRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'RefundOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundOrder,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RefundOrderRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RefundOrderResponse.SerializeToString,
+            ),
+            'FulfilOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.FulfilOrder,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.FulfilOrderRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.FulfilOrderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -103,9 +158,92 @@ class OrderSagas:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def CancelOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.OrderSagas/CancelOrder',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelOrderRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.OrderSagas/RefundOrder',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RefundOrderRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RefundOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FulfilOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.OrderSagas/FulfilOrder',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.FulfilOrderRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.FulfilOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class SagaOperatorStub:
-    """Lets operators look into sagas. Admins only.
+    """Lets operators look into sagas and repair them. Admins, and the operator's own command line. Every verb takes who asks and why; both
+    are journaled. A verb may arrive at any replica: it takes the saga over, and the old owner's next write matches nothing.
+    Errors of every verb: NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_ENDED, or VERB_NOT_POSSIBLE with the saga's state.
     """
 
     def __init__(self, channel):
@@ -129,10 +267,57 @@ class SagaOperatorStub:
                 request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.GetTimelineRequest.SerializeToString,
                 response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.GetTimelineResponse.FromString,
                 _registered_method=True)
+        self.WatchSagas = channel.unary_stream(
+                '/sagacity.sagas.v1.SagaOperator/WatchSagas',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.WatchSagasRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.WatchSagasResponse.FromString,
+                _registered_method=True)
+        self.Retry = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/Retry',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RetryRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RetryResponse.FromString,
+                _registered_method=True)
+        self.SkipStep = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/SkipStep',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.SkipStepRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.SkipStepResponse.FromString,
+                _registered_method=True)
+        self.Compensate = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/Compensate',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CompensateRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CompensateResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/Pause',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PauseRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/Resume',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/Cancel',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelResponse.FromString,
+                _registered_method=True)
+        self.Preview = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/Preview',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PreviewRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PreviewResponse.FromString,
+                _registered_method=True)
+        self.CheckDefinitions = channel.unary_unary(
+                '/sagacity.sagas.v1.SagaOperator/CheckDefinitions',
+                request_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CheckDefinitionsRequest.SerializeToString,
+                response_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CheckDefinitionsResponse.FromString,
+                _registered_method=True)
 
 
 class SagaOperatorServicer:
-    """Lets operators look into sagas. Admins only.
+    """Lets operators look into sagas and repair them. Admins, and the operator's own command line. Every verb takes who asks and why; both
+    are journaled. A verb may arrive at any replica: it takes the saga over, and the old owner's next write matches nothing.
+    Errors of every verb: NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_ENDED, or VERB_NOT_POSSIBLE with the saga's state.
     """
 
     def GetSaga(self, request, context):
@@ -156,6 +341,72 @@ class SagaOperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchSagas(self, request, context):
+        """Streams a saga and its new timeline entries whenever they change, and ends with the saga; without an id, the open sagas every
+        second until the caller leaves. Errors: NOT_FOUND SAGA_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retry(self, request, context):
+        """Tries again at once: what backs off is due now; what was refused when the saga parked is called again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipStep(self, request, context):
+        """Takes a step for done, with the output that the operator supplies. Errors, beside those of every verb: FAILED_PRECONDITION
+        STEP_NOT_SKIPPABLE where money, stock or an order's state would no longer add up; STEP_NOT_PENDING; INVALID_ARGUMENT for an output
+        that is not the step's reply as JSON.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compensate(self, request, context):
+        """Unwinds a saga whose pivot is not intended yet. Errors, beside those of every verb: FAILED_PRECONDITION PIVOT_PASSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Stops a saga until it is resumed; its deadline runs on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Lets a paused saga go on in the direction that it had.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Compensate, in the customer's name: the order is rejected as CANCELLED. Errors: as Compensate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Preview(self, request, context):
+        """Says which calls a verb would send, in order, and changes nothing. Errors: as the verb.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckDefinitions(self, request, context):
+        """Says which versions of which definitions open sagas have, from the database, and whether this code can drive them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SagaOperatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -174,6 +425,51 @@ def add_SagaOperatorServicer_to_server(servicer, server):
                     request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.GetTimelineRequest.FromString,
                     response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.GetTimelineResponse.SerializeToString,
             ),
+            'WatchSagas': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSagas,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.WatchSagasRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.WatchSagasResponse.SerializeToString,
+            ),
+            'Retry': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retry,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RetryRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RetryResponse.SerializeToString,
+            ),
+            'SkipStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipStep,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.SkipStepRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.SkipStepResponse.SerializeToString,
+            ),
+            'Compensate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compensate,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CompensateRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CompensateResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PauseRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.ResumeRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelResponse.SerializeToString,
+            ),
+            'Preview': grpc.unary_unary_rpc_method_handler(
+                    servicer.Preview,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PreviewRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PreviewResponse.SerializeToString,
+            ),
+            'CheckDefinitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckDefinitions,
+                    request_deserializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CheckDefinitionsRequest.FromString,
+                    response_serializer=sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CheckDefinitionsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'sagacity.sagas.v1.SagaOperator', rpc_method_handlers)
@@ -183,7 +479,9 @@ def add_SagaOperatorServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SagaOperator:
-    """Lets operators look into sagas. Admins only.
+    """Lets operators look into sagas and repair them. Admins, and the operator's own command line. Every verb takes who asks and why; both
+    are journaled. A verb may arrive at any replica: it takes the saga over, and the old owner's next write matches nothing.
+    Errors of every verb: NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_ENDED, or VERB_NOT_POSSIBLE with the saga's state.
     """
 
     @staticmethod
@@ -257,6 +555,249 @@ class SagaOperator:
             '/sagacity.sagas.v1.SagaOperator/GetTimeline',
             sagacity_dot_sagas_dot_v1_dot_sagas__pb2.GetTimelineRequest.SerializeToString,
             sagacity_dot_sagas_dot_v1_dot_sagas__pb2.GetTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSagas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/WatchSagas',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.WatchSagasRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.WatchSagasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/Retry',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RetryRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.RetryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/SkipStep',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.SkipStepRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.SkipStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compensate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/Compensate',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CompensateRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CompensateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/Pause',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PauseRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/Resume',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.ResumeRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/Cancel',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Preview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/Preview',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PreviewRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.PreviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckDefinitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.sagas.v1.SagaOperator/CheckDefinitions',
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CheckDefinitionsRequest.SerializeToString,
+            sagacity_dot_sagas_dot_v1_dot_sagas__pb2.CheckDefinitionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

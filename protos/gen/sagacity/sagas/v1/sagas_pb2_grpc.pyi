@@ -39,6 +39,18 @@ class OrderSagasStub:
     Errors: ALREADY_EXISTS IDEMPOTENCY_KEY_REUSED for the same key with another request; RESOURCE_EXHAUSTED OVERLOADED with
     RetryInfo while too many sagas are in flight; INVALID_ARGUMENT with the fields.
     """
+    CancelOrder: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.CancelOrderRequest, _sagas_pb2.CancelOrderResponse]
+    """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
+    stock released by a saga of its own. The gateway, for the order's user or staff.
+    Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
+    IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+    """
+    RefundOrder: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.RefundOrderRequest, _sagas_pb2.RefundOrderResponse]
+    """Refunds lines, an amount, or all that is left of an order, and takes the units back where asked. The gateway, for staff.
+    Errors: as CancelOrder; INVALID_ARGUMENT with the fields.
+    """
+    FulfilOrder: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.FulfilOrderRequest, _sagas_pb2.FulfilOrderResponse]
+    """Ships a CONFIRMED order: captures what is only authorised, and marks it SHIPPED. The gateway, for staff. Errors: as CancelOrder."""
 
 @_typing.type_check_only
 class OrderSagasAsyncStub(OrderSagasStub):
@@ -51,6 +63,18 @@ class OrderSagasAsyncStub(OrderSagasStub):
     Errors: ALREADY_EXISTS IDEMPOTENCY_KEY_REUSED for the same key with another request; RESOURCE_EXHAUSTED OVERLOADED with
     RetryInfo while too many sagas are in flight; INVALID_ARGUMENT with the fields.
     """
+    CancelOrder: _aio.UnaryUnaryMultiCallable[_sagas_pb2.CancelOrderRequest, _sagas_pb2.CancelOrderResponse]  # type: ignore[assignment]
+    """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
+    stock released by a saga of its own. The gateway, for the order's user or staff.
+    Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
+    IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+    """
+    RefundOrder: _aio.UnaryUnaryMultiCallable[_sagas_pb2.RefundOrderRequest, _sagas_pb2.RefundOrderResponse]  # type: ignore[assignment]
+    """Refunds lines, an amount, or all that is left of an order, and takes the units back where asked. The gateway, for staff.
+    Errors: as CancelOrder; INVALID_ARGUMENT with the fields.
+    """
+    FulfilOrder: _aio.UnaryUnaryMultiCallable[_sagas_pb2.FulfilOrderRequest, _sagas_pb2.FulfilOrderResponse]  # type: ignore[assignment]
+    """Ships a CONFIRMED order: captures what is only authorised, and marks it SHIPPED. The gateway, for staff. Errors: as CancelOrder."""
 
 class OrderSagasServicer(metaclass=_abc_1.ABCMeta):
     """Starts the sagas that move orders."""
@@ -67,10 +91,43 @@ class OrderSagasServicer(metaclass=_abc_1.ABCMeta):
         RetryInfo while too many sagas are in flight; INVALID_ARGUMENT with the fields.
         """
 
+    @_abc_1.abstractmethod
+    def CancelOrder(
+        self,
+        request: _sagas_pb2.CancelOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.CancelOrderResponse, _abc.Awaitable[_sagas_pb2.CancelOrderResponse]]:
+        """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
+        stock released by a saga of its own. The gateway, for the order's user or staff.
+        Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
+        IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+        """
+
+    @_abc_1.abstractmethod
+    def RefundOrder(
+        self,
+        request: _sagas_pb2.RefundOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.RefundOrderResponse, _abc.Awaitable[_sagas_pb2.RefundOrderResponse]]:
+        """Refunds lines, an amount, or all that is left of an order, and takes the units back where asked. The gateway, for staff.
+        Errors: as CancelOrder; INVALID_ARGUMENT with the fields.
+        """
+
+    @_abc_1.abstractmethod
+    def FulfilOrder(
+        self,
+        request: _sagas_pb2.FulfilOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.FulfilOrderResponse, _abc.Awaitable[_sagas_pb2.FulfilOrderResponse]]:
+        """Ships a CONFIRMED order: captures what is only authorised, and marks it SHIPPED. The gateway, for staff. Errors: as CancelOrder."""
+
 def add_OrderSagasServicer_to_server(servicer: OrderSagasServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SagaOperatorStub:
-    """Lets operators look into sagas. Admins only."""
+    """Lets operators look into sagas and repair them. Admins, and the operator's own command line. Every verb takes who asks and why; both
+    are journaled. A verb may arrive at any replica: it takes the saga over, and the old owner's next write matches nothing.
+    Errors of every verb: NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_ENDED, or VERB_NOT_POSSIBLE with the saga's state.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -82,10 +139,36 @@ class SagaOperatorStub:
     """Lists sagas, newest first. Errors: INVALID_ARGUMENT for a token that is not ours."""
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.GetTimelineRequest, _sagas_pb2.GetTimelineResponse]
     """Reads what a saga did, oldest first. Errors: NOT_FOUND SAGA_NOT_FOUND."""
+    WatchSagas: _grpc.UnaryStreamMultiCallable[_sagas_pb2.WatchSagasRequest, _sagas_pb2.WatchSagasResponse]
+    """Streams a saga and its new timeline entries whenever they change, and ends with the saga; without an id, the open sagas every
+    second until the caller leaves. Errors: NOT_FOUND SAGA_NOT_FOUND.
+    """
+    Retry: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.RetryRequest, _sagas_pb2.RetryResponse]
+    """Tries again at once: what backs off is due now; what was refused when the saga parked is called again."""
+    SkipStep: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.SkipStepRequest, _sagas_pb2.SkipStepResponse]
+    """Takes a step for done, with the output that the operator supplies. Errors, beside those of every verb: FAILED_PRECONDITION
+    STEP_NOT_SKIPPABLE where money, stock or an order's state would no longer add up; STEP_NOT_PENDING; INVALID_ARGUMENT for an output
+    that is not the step's reply as JSON.
+    """
+    Compensate: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.CompensateRequest, _sagas_pb2.CompensateResponse]
+    """Unwinds a saga whose pivot is not intended yet. Errors, beside those of every verb: FAILED_PRECONDITION PIVOT_PASSED."""
+    Pause: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.PauseRequest, _sagas_pb2.PauseResponse]
+    """Stops a saga until it is resumed; its deadline runs on."""
+    Resume: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.ResumeRequest, _sagas_pb2.ResumeResponse]
+    """Lets a paused saga go on in the direction that it had."""
+    Cancel: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.CancelRequest, _sagas_pb2.CancelResponse]
+    """Compensate, in the customer's name: the order is rejected as CANCELLED. Errors: as Compensate."""
+    Preview: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.PreviewRequest, _sagas_pb2.PreviewResponse]
+    """Says which calls a verb would send, in order, and changes nothing. Errors: as the verb."""
+    CheckDefinitions: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.CheckDefinitionsRequest, _sagas_pb2.CheckDefinitionsResponse]
+    """Says which versions of which definitions open sagas have, from the database, and whether this code can drive them."""
 
 @_typing.type_check_only
 class SagaOperatorAsyncStub(SagaOperatorStub):
-    """Lets operators look into sagas. Admins only."""
+    """Lets operators look into sagas and repair them. Admins, and the operator's own command line. Every verb takes who asks and why; both
+    are journaled. A verb may arrive at any replica: it takes the saga over, and the old owner's next write matches nothing.
+    Errors of every verb: NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_ENDED, or VERB_NOT_POSSIBLE with the saga's state.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSaga: _aio.UnaryUnaryMultiCallable[_sagas_pb2.GetSagaRequest, _sagas_pb2.GetSagaResponse]  # type: ignore[assignment]
@@ -94,9 +177,35 @@ class SagaOperatorAsyncStub(SagaOperatorStub):
     """Lists sagas, newest first. Errors: INVALID_ARGUMENT for a token that is not ours."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_sagas_pb2.GetTimelineRequest, _sagas_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """Reads what a saga did, oldest first. Errors: NOT_FOUND SAGA_NOT_FOUND."""
+    WatchSagas: _aio.UnaryStreamMultiCallable[_sagas_pb2.WatchSagasRequest, _sagas_pb2.WatchSagasResponse]  # type: ignore[assignment]
+    """Streams a saga and its new timeline entries whenever they change, and ends with the saga; without an id, the open sagas every
+    second until the caller leaves. Errors: NOT_FOUND SAGA_NOT_FOUND.
+    """
+    Retry: _aio.UnaryUnaryMultiCallable[_sagas_pb2.RetryRequest, _sagas_pb2.RetryResponse]  # type: ignore[assignment]
+    """Tries again at once: what backs off is due now; what was refused when the saga parked is called again."""
+    SkipStep: _aio.UnaryUnaryMultiCallable[_sagas_pb2.SkipStepRequest, _sagas_pb2.SkipStepResponse]  # type: ignore[assignment]
+    """Takes a step for done, with the output that the operator supplies. Errors, beside those of every verb: FAILED_PRECONDITION
+    STEP_NOT_SKIPPABLE where money, stock or an order's state would no longer add up; STEP_NOT_PENDING; INVALID_ARGUMENT for an output
+    that is not the step's reply as JSON.
+    """
+    Compensate: _aio.UnaryUnaryMultiCallable[_sagas_pb2.CompensateRequest, _sagas_pb2.CompensateResponse]  # type: ignore[assignment]
+    """Unwinds a saga whose pivot is not intended yet. Errors, beside those of every verb: FAILED_PRECONDITION PIVOT_PASSED."""
+    Pause: _aio.UnaryUnaryMultiCallable[_sagas_pb2.PauseRequest, _sagas_pb2.PauseResponse]  # type: ignore[assignment]
+    """Stops a saga until it is resumed; its deadline runs on."""
+    Resume: _aio.UnaryUnaryMultiCallable[_sagas_pb2.ResumeRequest, _sagas_pb2.ResumeResponse]  # type: ignore[assignment]
+    """Lets a paused saga go on in the direction that it had."""
+    Cancel: _aio.UnaryUnaryMultiCallable[_sagas_pb2.CancelRequest, _sagas_pb2.CancelResponse]  # type: ignore[assignment]
+    """Compensate, in the customer's name: the order is rejected as CANCELLED. Errors: as Compensate."""
+    Preview: _aio.UnaryUnaryMultiCallable[_sagas_pb2.PreviewRequest, _sagas_pb2.PreviewResponse]  # type: ignore[assignment]
+    """Says which calls a verb would send, in order, and changes nothing. Errors: as the verb."""
+    CheckDefinitions: _aio.UnaryUnaryMultiCallable[_sagas_pb2.CheckDefinitionsRequest, _sagas_pb2.CheckDefinitionsResponse]  # type: ignore[assignment]
+    """Says which versions of which definitions open sagas have, from the database, and whether this code can drive them."""
 
 class SagaOperatorServicer(metaclass=_abc_1.ABCMeta):
-    """Lets operators look into sagas. Admins only."""
+    """Lets operators look into sagas and repair them. Admins, and the operator's own command line. Every verb takes who asks and why; both
+    are journaled. A verb may arrive at any replica: it takes the saga over, and the old owner's next write matches nothing.
+    Errors of every verb: NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_ENDED, or VERB_NOT_POSSIBLE with the saga's state.
+    """
 
     @_abc_1.abstractmethod
     def GetSaga(
@@ -121,5 +230,82 @@ class SagaOperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sagas_pb2.GetTimelineResponse, _abc.Awaitable[_sagas_pb2.GetTimelineResponse]]:
         """Reads what a saga did, oldest first. Errors: NOT_FOUND SAGA_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def WatchSagas(
+        self,
+        request: _sagas_pb2.WatchSagasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sagas_pb2.WatchSagasResponse], _abc.AsyncIterator[_sagas_pb2.WatchSagasResponse]]:
+        """Streams a saga and its new timeline entries whenever they change, and ends with the saga; without an id, the open sagas every
+        second until the caller leaves. Errors: NOT_FOUND SAGA_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def Retry(
+        self,
+        request: _sagas_pb2.RetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.RetryResponse, _abc.Awaitable[_sagas_pb2.RetryResponse]]:
+        """Tries again at once: what backs off is due now; what was refused when the saga parked is called again."""
+
+    @_abc_1.abstractmethod
+    def SkipStep(
+        self,
+        request: _sagas_pb2.SkipStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.SkipStepResponse, _abc.Awaitable[_sagas_pb2.SkipStepResponse]]:
+        """Takes a step for done, with the output that the operator supplies. Errors, beside those of every verb: FAILED_PRECONDITION
+        STEP_NOT_SKIPPABLE where money, stock or an order's state would no longer add up; STEP_NOT_PENDING; INVALID_ARGUMENT for an output
+        that is not the step's reply as JSON.
+        """
+
+    @_abc_1.abstractmethod
+    def Compensate(
+        self,
+        request: _sagas_pb2.CompensateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.CompensateResponse, _abc.Awaitable[_sagas_pb2.CompensateResponse]]:
+        """Unwinds a saga whose pivot is not intended yet. Errors, beside those of every verb: FAILED_PRECONDITION PIVOT_PASSED."""
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _sagas_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.PauseResponse, _abc.Awaitable[_sagas_pb2.PauseResponse]]:
+        """Stops a saga until it is resumed; its deadline runs on."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _sagas_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.ResumeResponse, _abc.Awaitable[_sagas_pb2.ResumeResponse]]:
+        """Lets a paused saga go on in the direction that it had."""
+
+    @_abc_1.abstractmethod
+    def Cancel(
+        self,
+        request: _sagas_pb2.CancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.CancelResponse, _abc.Awaitable[_sagas_pb2.CancelResponse]]:
+        """Compensate, in the customer's name: the order is rejected as CANCELLED. Errors: as Compensate."""
+
+    @_abc_1.abstractmethod
+    def Preview(
+        self,
+        request: _sagas_pb2.PreviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.PreviewResponse, _abc.Awaitable[_sagas_pb2.PreviewResponse]]:
+        """Says which calls a verb would send, in order, and changes nothing. Errors: as the verb."""
+
+    @_abc_1.abstractmethod
+    def CheckDefinitions(
+        self,
+        request: _sagas_pb2.CheckDefinitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sagas_pb2.CheckDefinitionsResponse, _abc.Awaitable[_sagas_pb2.CheckDefinitionsResponse]]:
+        """Says which versions of which definitions open sagas have, from the database, and whether this code can drive them."""
 
 def add_SagaOperatorServicer_to_server(servicer: SagaOperatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
