@@ -182,6 +182,7 @@ async def do_once(
     effect: Callable[[Transaction], Awaitable[Json]],
     *,
     as_refusal: Callable[[Exception], Fault | None],
+    store_refusals: bool = True,
 ) -> Json:
     """Runs the effect of a step unless it has an outcome, and stores the outcome in the same transaction.
 
@@ -191,9 +192,11 @@ async def do_once(
         effect: Does the change, returns the reply; run again after a serialization failure or a deadlock.
         as_refusal: Which of the effect's exceptions are refusals. They undo the effect, are stored and raised
             as recorded. None, or a Fault of a kind that another attempt could change: nothing is stored.
+        store_refusals: False for a step after the pivot: its refusal rolls everything back and is raised,
+            not recorded, and the next call is evaluated anew, so that an operator's repair can work.
 
     Raises:
-        Fault: As `replay`; a refusal, recorded; UNAVAILABLE with an unknown outcome.
+        Fault: As `replay`; a refusal; UNAVAILABLE with an unknown outcome.
     """
 
     async def attempt(tx: Transaction) -> Row:
@@ -207,7 +210,10 @@ async def do_once(
             reply = replay(await _locked(tx, call), call)
             if reply is not None:
                 return {"outcome": "DONE", "reply": reply}
-        row = await _tried(tx, effect, as_refusal)
+        if store_refusals:
+            row = await _tried(tx, effect, as_refusal)
+        else:
+            row = {"outcome": "DONE", "reply": await _unrecorded(tx, effect, as_refusal)}
         await tx.fetch(_SETTLE, {**_key(call), **row})
         return row
 
@@ -277,6 +283,22 @@ async def _tried(
         if fault is None or fault.kind not in _FINAL:
             raise
         return {"outcome": "REFUSED", "reply": fault.to_json()}
+
+
+async def _unrecorded(
+    tx: Transaction,
+    effect: Callable[[Transaction], Awaitable[Json]],
+    as_refusal: Callable[[Exception], Fault | None],
+) -> Json:
+    try:
+        return await effect(tx)
+    except psycopg.OperationalError:
+        raise  # lost connection, deadlock: the transaction is over, and nothing was decided
+    except Exception as error:
+        fault = as_refusal(error)
+        if fault is None or fault is error:
+            raise
+        raise fault from error
 
 
 def _key(call: SagaCall) -> Row:

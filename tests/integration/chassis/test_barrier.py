@@ -13,6 +13,7 @@ from tests.integration.chassis.barrier_steps import (
     DDL,
     SoldOutError,
     act,
+    as_refusal,
     compensate,
     do,
     effects,
@@ -166,6 +167,22 @@ async def test_a_refusal_may_be_a_broken_constraint_of_the_effect(
     with pytest.raises(Fault, match="TAKEN") as raised:
         await barrier.do_once(database, call, act, as_refusal=taken)
     assert raised.value.recorded
+
+
+async def test_a_refusal_that_is_not_to_be_stored_rolls_back_and_the_next_do_is_evaluated_anew(
+    database: Database, call: SagaCall
+) -> None:
+    for _ in range(2):
+        with pytest.raises(Fault) as raised:
+            await barrier.do_once(database, call, refuse, as_refusal=as_refusal, store_refusals=False)
+        assert raised.value.reason == "SOLD_OUT"
+        assert not raised.value.recorded
+        assert await barrier.read(database, call) is None
+        assert await effects(database) == []
+    for _ in range(2):
+        reply = await barrier.do_once(database, call, act, as_refusal=as_refusal, store_refusals=False)
+        assert reply == {"made": 1}
+    assert await effects(database) == ["do"]
 
 
 # Its undo arrives.
