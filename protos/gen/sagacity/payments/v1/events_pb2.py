@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sagacity.common.v1 import money_pb2 as sagacity_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sagacity/payments/v1/events.proto\x12\x14sagacity.payments.v1\x1a\x1esagacity/common/v1/money.proto\"r\n\x0ePaymentCharged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"X\n\x0fPaymentDeclined\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"b\n\x0fPaymentRefunded\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"5\n\rPaymentVoided\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sagacity/payments/v1/events.proto\x12\x14sagacity.payments.v1\x1a\x1esagacity/common/v1/money.proto\"r\n\x0ePaymentCharged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"s\n\x0fPaymentCaptured\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"X\n\x0fPaymentDeclined\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"u\n\x0fPaymentRefunded\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12\x11\n\trefund_id\x18\x04 \x01(\t\"5\n\rPaymentVoided\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PAYMENTCHARGED']._serialized_start=91
   _globals['_PAYMENTCHARGED']._serialized_end=205
-  _globals['_PAYMENTDECLINED']._serialized_start=207
-  _globals['_PAYMENTDECLINED']._serialized_end=295
-  _globals['_PAYMENTREFUNDED']._serialized_start=297
-  _globals['_PAYMENTREFUNDED']._serialized_end=395
-  _globals['_PAYMENTVOIDED']._serialized_start=397
-  _globals['_PAYMENTVOIDED']._serialized_end=450
+  _globals['_PAYMENTCAPTURED']._serialized_start=207
+  _globals['_PAYMENTCAPTURED']._serialized_end=322
+  _globals['_PAYMENTDECLINED']._serialized_start=324
+  _globals['_PAYMENTDECLINED']._serialized_end=412
+  _globals['_PAYMENTREFUNDED']._serialized_start=414
+  _globals['_PAYMENTREFUNDED']._serialized_end=531
+  _globals['_PAYMENTVOIDED']._serialized_start=533
+  _globals['_PAYMENTVOIDED']._serialized_end=586
 # @@protoc_insertion_point(module_scope)

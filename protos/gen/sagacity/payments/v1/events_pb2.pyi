@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PaymentCharged(_message.Message):
-    """A customer was charged. Key: the payment id."""
+    """A customer was charged: the money was taken with the authorisation. Key: the payment id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -52,6 +52,42 @@ class PaymentCharged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PaymentCharged: _TypeAlias = PaymentCharged  # noqa: Y015
+
+@_typing.final
+class PaymentCaptured(_message.Message):
+    """What was authorised with manual capture was taken. Key: the payment id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """UUID of the payment."""
+    order_id: _builtins.str
+    """UUID of the order."""
+    user_id: _builtins.str
+    """UUID of the user."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "order_id", b"order_id", "payment_id", b"payment_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentCaptured: _TypeAlias = PaymentCaptured  # noqa: Y015
 
 @_typing.final
 class PaymentDeclined(_message.Message):
@@ -89,20 +125,23 @@ Global___PaymentDeclined: _TypeAlias = PaymentDeclined  # noqa: Y015
 
 @_typing.final
 class PaymentRefunded(_message.Message):
-    """What was captured went back to the customer. Key: the payment id."""
+    """Some or all of what was captured went back to the customer. Key: the payment id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """UUID of the payment."""
     order_id: _builtins.str
     """UUID of the order."""
+    refund_id: _builtins.str
+    """UUID of the refund; empty where an undo or a cancellation gave back all that was left."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """How much."""
+        """How much went back with this refund; those of one payment add up to at most what was captured."""
 
     def __init__(
         self,
@@ -110,10 +149,11 @@ class PaymentRefunded(_message.Message):
         payment_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
+        refund_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "order_id", b"order_id", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "order_id", b"order_id", "payment_id", b"payment_id", "refund_id", b"refund_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
