@@ -10,11 +10,15 @@ Both directions of a step share one row, and this table decides:
 | DONE        | the stored reply; REQUEST_CHANGED if other | run the undo once, store its reply      |
 | REFUSED     | the stored refusal                        | answer {}                               |
 | TOMBSTONE   | TOMBSTONED                                | the stored reply                        |
+
+The memory is bounded by age: a saga's id tells when it was made, a call of a saga older than BARRIER_HORIZON
+is refused before it comes here (`saga_call`), and `chassis.barrier_pruning` deletes what no call can reach.
 """
 
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +26,18 @@ import psycopg
 from google.protobuf.message import Message
 from psycopg import errors
 
-from chassis.errors import Fault, FaultKind
+from chassis.clock import Clock, SystemClock
+from chassis.errors import Detail, Fault, FaultKind
+from chassis.ids import moment_of
 from chassis.postgres import RETRY_AFTER, Database, Row, Transaction, statement
 
 Json = dict[str, Any]
 PRIMARY_KEY = "barrier_pkey"
+
+# How old a saga may be whose steps are still answered. The engine parks a saga before it is that old.
+BARRIER_HORIZON = timedelta(days=30)
+# How far ahead of this host's clock the host may be that made the id.
+MAX_AHEAD = timedelta(days=1)
 
 # Frozen: migrations that were released run it. A change is a new migration, not an edit.
 BARRIER_DDL = """
@@ -42,6 +53,7 @@ CREATE TABLE barrier (
 );
 """
 
+_HOST_CLOCK = SystemClock()
 # What another attempt could not change. Anything else may be over soon, and is never stored.
 _FINAL = frozenset(
     {
@@ -101,19 +113,29 @@ class Stored:
     undo_reply: Json | None
 
 
-def saga_call(request: Message) -> SagaCall:
-    """Reads the identity of an orchestrated request from its field `saga_step`.
+def saga_call(request: Message, *, clock: Clock = _HOST_CLOCK) -> SagaCall:
+    """Reads the identity of an orchestrated request from its field `saga_step`; every such call passes here.
+
+    Args:
+        request: The whole request; its bytes are hashed.
+        clock: Tells how old the saga is.
 
     Raises:
-        Fault: INVALID_ARGUMENT where the saga's id is not a UUID.
+        Fault: INVALID_ARGUMENT SAGA_STEP_INVALID where the saga's id is no UUIDv7 or from the future;
+            FAILED_PRECONDITION SAGA_TOO_OLD where it is older than BARRIER_HORIZON. Neither is recorded: of
+            such a saga nothing is stored, and what had been stored may be deleted already.
     """
     saga_step = request.saga_step  # type: ignore[attr-defined]
     try:
         saga_id = UUID(saga_step.saga_id)
+        age = clock.now() - moment_of(saga_id)
     except ValueError as error:
-        raise Fault(
-            FaultKind.INVALID_ARGUMENT, "SAGA_STEP_INVALID", "saga_step.saga_id is not a UUID"
-        ) from error
+        raise _invalid_id("must be a UUIDv7") from error
+    if age < -MAX_AHEAD:
+        raise _invalid_id("is from the future")
+    if age > BARRIER_HORIZON:
+        message = f"the saga is older than {BARRIER_HORIZON.days} days and no longer remembered"
+        raise Fault(FaultKind.FAILED_PRECONDITION, "SAGA_TOO_OLD", message)
     return SagaCall(
         saga_id, saga_step.step, hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
     )
@@ -303,6 +325,13 @@ async def _unrecorded(
 
 def _key(call: SagaCall) -> Row:
     return {"saga_id": call.saga_id, "step": call.step}
+
+
+def _invalid_id(problem: str) -> Fault:
+    fields = (Detail("saga_step.saga_id", problem),)
+    return Fault(
+        FaultKind.INVALID_ARGUMENT, "SAGA_STEP_INVALID", f"saga_step.saga_id {problem}", fields=fields
+    )
 
 
 def _busy() -> Fault:

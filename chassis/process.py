@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import structlog
 
+from chassis.barrier_pruning import BarrierPruning
+from chassis.clock import SystemClock
 from chassis.config import ProcessSettings
 from chassis.lifecycle import DRAIN_SECONDS, Lifecycle
 from chassis.postgres import Database
@@ -52,6 +54,11 @@ def start_relay(
 
     life.on_stop(drain)
     return relay.wake
+
+
+def start_barrier_pruning(life: Lifecycle, database: Database) -> None:
+    """Delete, until the stop, what the barrier of this database remembers of sagas beyond the horizon."""
+    life.start(BarrierPruning(database, SystemClock()).run(), name="barrier pruning")
 
 
 async def start_metrics(life: Lifecycle, settings: ProcessSettings) -> None:

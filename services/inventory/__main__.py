@@ -7,7 +7,7 @@ from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import open_database, start_metrics, start_relay
+from chassis.process import open_database, start_barrier_pruning, start_metrics, start_relay
 from chassis.telemetry import configure_logging
 from sagacity.inventory.v1 import inventory_pb2_grpc
 from services.inventory import events, rpc
@@ -26,6 +26,7 @@ async def program(life: Lifecycle) -> None:
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
     database = await open_database(life, settings)
+    start_barrier_pruning(life, database)
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
 
     clock = SystemClock()

@@ -7,7 +7,7 @@ from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import open_database, start_metrics, start_relay
+from chassis.process import open_database, start_barrier_pruning, start_metrics, start_relay
 from chassis.telemetry import configure_logging
 from sagacity.orders.v1 import orders_pb2_grpc
 from services.orders import events, rpc
@@ -24,6 +24,7 @@ async def program(life: Lifecycle) -> None:
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
     database = await open_database(life, settings)
+    start_barrier_pruning(life, database)
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
     app = Orders(
         database=database,

@@ -10,7 +10,7 @@ from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
 from chassis.postgres import Database
-from chassis.process import open_database, start_metrics, start_relay
+from chassis.process import open_database, start_barrier_pruning, start_metrics, start_relay
 from chassis.telemetry import configure_logging
 from sagacity.payments.v1 import payments_pb2_grpc
 from services.payments import events, rpc
@@ -28,6 +28,7 @@ async def program(life: Lifecycle) -> None:
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
     database = await open_database(life, settings)
+    start_barrier_pruning(life, database)
     provider_database = await Database.open(
         settings.required("database_dsn"), application_name="payments provider simulation"
     )

@@ -1,6 +1,7 @@
 """Effects and calls that the tests of the barrier share."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chassis import barrier
@@ -71,9 +72,14 @@ async def start(database: Database, call: SagaCall) -> None:
     await database.fetch(START, key)
 
 
-async def someone_waits_for_a_lock(database: Database) -> None:
-    async with asyncio.timeout(10):
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Ask again and again until the condition holds."""
+    async with asyncio.timeout(30):
         while True:
-            if await database.fetch(WAITING, {}):
+            if await condition():
                 return
             await asyncio.sleep(0)
+
+
+async def someone_waits_for_a_lock(database: Database) -> None:
+    await until(lambda: database.fetch(WAITING, {}))
