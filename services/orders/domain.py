@@ -212,6 +212,25 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Shipment:
+    """How an order travels; the carrier may have no number for it."""
+
+    carrier: str
+    tracking_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRefund:
+    """Money of an order that went back, and the units that it was for: none where it was by amount."""
+
+    id: UUID
+    amount: Money
+    lines: tuple[OrderItem, ...]
+    reason: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Sale:
     """What makes an order complete: what was sold for how much, to where, its payment and reservation."""
 
@@ -224,7 +243,15 @@ class Sale:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order. `sale` is there from CONFIRMED on, `rejection` when REJECTED."""
+    """An order.
+
+    Attributes:
+        sale: there from CONFIRMED on.
+        rejection: there when REJECTED.
+        cancellation_reason: there when CANCELLED.
+        shipment: there from SHIPPED on.
+        refunded: the sum of `refunds`, which are in the order in which they were recorded.
+    """
 
     id: UUID
     order_number: str
@@ -235,6 +262,10 @@ class Order:
     currency_code: str
     sale: Sale | None
     rejection: Rejection | None
+    cancellation_reason: str | None
+    shipment: Shipment | None
+    refunded: Money
+    refunds: tuple[OrderRefund, ...]
     create_time: datetime
     update_time: datetime
 

@@ -1,8 +1,8 @@
 """What this context tells the others: domain -> published facts.
 
 An order's facts are numbered from 1 without a gap: OrderPlaced is always 1, what becomes of the order is 2
-and later. An order whose create never landed is inserted and rejected in one transaction and publishes both,
-so that consumers know one shape of history only.
+and later: its history and its refunds have these numbers. An order whose create never landed is inserted and
+rejected in one transaction and publishes both, so that consumers know one shape of history only.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from chassis.outbox import Event
 from sagacity.common.v1 import money_pb2
 from sagacity.orders.v1 import events_pb2
-from services.orders.domain import Money
+from services.orders.domain import Money, OrderRefund, Shipment
 
 TOPIC = "sagacity.orders.v1"
 AGGREGATE_TYPE = "order"
@@ -33,7 +33,7 @@ def order_confirmed(
     fact = events_pb2.OrderConfirmed(
         order_id=str(order_id),
         user_id=str(user_id),
-        total=money_pb2.Money(currency_code=total.currency_code, minor_units=total.minor_units),
+        total=_money(total),
         payment_id=str(payment_id),
     )
     return _event(event_id, order_id, at, fact)
@@ -43,6 +43,48 @@ def order_rejected(event_id: UUID, order_id: UUID, user_id: UUID, at: datetime, 
     """An order was undone. The sentence for people stays here: it may quote what the customer wrote."""
     fact = events_pb2.OrderRejected(order_id=str(order_id), user_id=str(user_id), reason=reason)
     return _event(event_id, order_id, at, fact)
+
+
+def order_cancelled(
+    event_id: UUID, order_id: UUID, user_id: UUID, at: datetime, *, total: Money, refunded: Money
+) -> Event:
+    """A confirmed order was called off. Why stays here: it is what the customer wrote."""
+    fact = events_pb2.OrderCancelled(
+        order_id=str(order_id), user_id=str(user_id), total=_money(total), refunded=_money(refunded)
+    )
+    return _event(event_id, order_id, at, fact)
+
+
+def order_shipped(
+    event_id: UUID, order_id: UUID, user_id: UUID, at: datetime, *, shipment: Shipment
+) -> Event:
+    """An order is on its way."""
+    fact = events_pb2.OrderShipped(
+        order_id=str(order_id),
+        user_id=str(user_id),
+        carrier=shipment.carrier,
+        tracking_number=shipment.tracking_number,
+    )
+    return _event(event_id, order_id, at, fact)
+
+
+def order_refunded(
+    event_id: UUID, order_id: UUID, user_id: UUID, refund: OrderRefund, *, refunded: Money, total: Money
+) -> Event:
+    """Some or all of an order's money went back; `refunded` is what did so far. Why stays here, too."""
+    fact = events_pb2.OrderRefunded(
+        order_id=str(order_id),
+        user_id=str(user_id),
+        refund_id=str(refund.id),
+        amount=_money(refund.amount),
+        refunded=_money(refunded),
+        total=_money(total),
+    )
+    return _event(event_id, order_id, refund.create_time, fact)
+
+
+def _money(money: Money) -> money_pb2.Money:
+    return money_pb2.Money(currency_code=money.currency_code, minor_units=money.minor_units)
 
 
 def _event(event_id: UUID, order_id: UUID, at: datetime, fact: Message) -> Event:

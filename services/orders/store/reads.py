@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
-from chassis.postgres import Database, Statement, statement
+from chassis.postgres import Database, Statement, Transaction, statement
 from services.orders.domain import Order, OrderFilter, OrderNotFoundError
-from services.orders.store.rows import order_from_json
+from services.orders.store.rows import REPLY, order_from_json
 
 # After every order there is: where the first page begins.
 NEWEST = (datetime(9999, 12, 31, tzinfo=UTC), UUID(int=2**128 - 1))
 
-_GET = statement("get_order", "SELECT to_jsonb(o) AS reply FROM orders o WHERE id = %(id)s")
+_GET = statement(
+    "get_order",
+    f"SELECT {REPLY} AS reply FROM orders o WHERE id = %(id)s",  # noqa: S608 - constants of this package
+)
 
 
 def _list(name: str, *conditions: str) -> Statement:
@@ -20,7 +23,7 @@ def _list(name: str, *conditions: str) -> Statement:
     )
     return statement(
         name,
-        f"SELECT to_jsonb(o) AS reply FROM orders o WHERE {where}"  # noqa: S608 - constants of this module
+        f"SELECT {REPLY} AS reply FROM orders o WHERE {where}"  # noqa: S608 - constants of this module
         " ORDER BY create_time DESC, id DESC LIMIT %(limit)s",
     )
 
@@ -36,13 +39,13 @@ _LISTS: Mapping[tuple[bool, bool], Statement] = {
 }
 
 
-async def order_by_id(database: Database, order_id: UUID) -> Order:
+async def order_by_id(source: Database | Transaction, order_id: UUID) -> Order:
     """Reads one order.
 
     Raises:
         OrderNotFoundError: there is none.
     """
-    rows = await database.fetch(_GET, {"id": order_id})
+    rows = await source.fetch(_GET, {"id": order_id})
     if not rows:
         raise OrderNotFoundError
     return order_from_json(rows[0]["reply"])

@@ -15,13 +15,23 @@ from services.orders.domain import (
     Order,
     OrderItem,
     OrderLine,
+    OrderRefund,
     OrderState,
     PostalAddress,
     Quote,
     RefundState,
     Rejection,
     Sale,
+    Shipment,
 )
+
+# An order `o` as `order_from_json` reads it. Its refunds are those of the statement's snapshot: a
+# statement that may have to wait for the order's lock must not ask for them, and the one after it may.
+REPLY = """
+    to_jsonb(o) || jsonb_build_object('refunds', CASE WHEN o.refunded_minor > 0 THEN (
+        SELECT jsonb_agg(to_jsonb(r) ORDER BY r.sequence) FROM order_refund r WHERE r.order_id = o.id
+    ) END)
+"""
 
 
 def order_from_json(reply: Json) -> Order:
@@ -42,6 +52,10 @@ def order_from_json(reply: Json) -> Order:
         currency_code=reply["currency_code"],
         sale=_sale(reply) if reply.get("lines") is not None else None,
         rejection=rejection,
+        cancellation_reason=reply.get("cancellation_reason"),
+        shipment=_shipment(reply),
+        refunded=Money(reply["currency_code"], reply.get("refunded_minor") or 0),
+        refunds=tuple(_refund(refund, reply["currency_code"]) for refund in reply.get("refunds") or ()),
         create_time=datetime.fromisoformat(reply["create_time"]),
         update_time=datetime.fromisoformat(reply["update_time"]),
     )
@@ -66,6 +80,22 @@ def _sale(reply: Json) -> Sale:
         shipping_address=PostalAddress(**reply["shipping_address"]),
         payment_id=UUID(reply["payment_id"]),
         reservation_id=UUID(reply["reservation_id"]),
+    )
+
+
+def _shipment(reply: Json) -> Shipment | None:
+    if reply.get("carrier") is None:
+        return None
+    return Shipment(reply["carrier"], reply["tracking_number"])
+
+
+def _refund(refund: Json, currency_code: str) -> OrderRefund:
+    return OrderRefund(
+        id=UUID(refund["id"]),
+        amount=Money(currency_code, refund["amount_minor"]),
+        lines=tuple(OrderItem(item["sku"], item["quantity"]) for item in refund["lines"]),
+        reason=refund["reason"],
+        create_time=datetime.fromisoformat(refund["create_time"]),
     )
 
 
@@ -111,5 +141,5 @@ def new_order(order: Order, saga_id: UUID) -> Row:
 
 
 def items_json(items: Sequence[OrderItem]) -> Jsonb:
-    """The items as an order's row holds them, so that equal ones compare equal in SQL."""
+    """The items as the rows of orders and refunds hold them, so that equal ones compare equal in SQL."""
     return Jsonb([{"sku": item.sku, "quantity": item.quantity} for item in items])

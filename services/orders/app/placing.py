@@ -1,6 +1,6 @@
-"""The use cases of this context; each opens at most one transaction."""
+"""Use cases of an order that is placed; each is called by the orchestrator."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -10,22 +10,17 @@ import iso4217
 
 from chassis import barrier, outbox
 from chassis.barrier import Json, SagaCall
-from chassis.clock import Clock
-from chassis.errors import Fault
-from chassis.ids import NewId
-from chassis.postgres import Database, Transaction
+from chassis.postgres import Transaction
 from services.orders import events, pricing
+from services.orders.app.parts import Parts
 from services.orders.domain import (
-    DEFAULT_PAGE_SIZE,
     INITIAL_STATE,
-    MAX_PAGE_SIZE,
     CurrencyMismatchError,
     CurrencyUnknownError,
     InvalidLinesError,
     Money,
     Order,
     OrderExistsError,
-    OrderFilter,
     OrderItem,
     OrderLine,
     OrderNotFoundError,
@@ -45,7 +40,7 @@ from services.orders.domain import (
     require_transition,
     states_before,
 )
-from services.orders.store import reads, writes
+from services.orders.store import writes
 from services.orders.store.rows import order_from_json
 
 # Decimals of every currency that has a minor unit, by ISO 4217; the others are metals, funds and the like.
@@ -67,19 +62,8 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders:
-    """The use cases and what they need.
-
-    Attributes:
-        as_refusal: the Fault that a domain error is stored as; None for an error that is no refusal.
-        published: called after a commit that left something in the outbox; wakes the relay.
-    """
-
-    database: Database
-    clock: Clock
-    new_id: NewId
-    as_refusal: Callable[[Exception], Fault | None]
-    published: Callable[[], None]
+class Placing(Parts):
+    """What one saga does to place an order."""
 
     async def create_order(self, call: SagaCall, wish: Wish) -> Order:
         """Inserts a PENDING order, once per saga step.
@@ -160,40 +144,6 @@ class Orders:
         reply = await barrier.undo_once(self.database, call, undo, when_nothing=insert_rejected)
         self.published()
         return order_from_json(reply) if reply else None
-
-    async def get_order(self, order_id: UUID, *, visible_to: UUID | None) -> Order:
-        """Reads one order.
-
-        Args:
-            order_id: which order.
-            visible_to: the user whose orders may be seen; None: everybody's.
-
-        Raises:
-            OrderNotFoundError: there is none, or it is another user's.
-        """
-        order = await reads.order_by_id(self.database, order_id)
-        if visible_to not in (None, order.user_id):
-            raise OrderNotFoundError
-        return order
-
-    async def list_orders(
-        self, chosen: OrderFilter, after: tuple[datetime, UUID] | None, *, page_size: int
-    ) -> tuple[list[Order], tuple[datetime, UUID] | None]:
-        """Reads a page of orders, newest first.
-
-        Args:
-            chosen: which orders.
-            after: where the page before ended; None: the first page.
-            page_size: orders at most; 0: DEFAULT_PAGE_SIZE; never more than MAX_PAGE_SIZE.
-
-        Returns:
-            The page and where it ends; None where no order follows.
-        """
-        size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        # One more than the page has: whether there is a next one.
-        found = await reads.orders_before(self.database, chosen, after or reads.NEWEST, limit=size + 1)
-        page = found[:size]
-        return page, (page[-1].create_time, page[-1].id) if len(found) > size else None
 
     async def _place(self, tx: Transaction, wish: Wish, saga_id: UUID) -> None:
         now = self.clock.now()
@@ -279,6 +229,10 @@ def _pending(wish: Wish, order_number: str, now: datetime) -> Order:
         currency_code=wish.currency_code,
         sale=None,
         rejection=None,
+        cancellation_reason=None,
+        shipment=None,
+        refunded=Money(wish.currency_code, 0),
+        refunds=(),
         create_time=now,
         update_time=now,
     )
