@@ -12,10 +12,14 @@ WITH_PLUGINS := PATH="$(CURDIR)/$(BIN):$$PATH"
 # What `make run ARGS="--port 9000"` hands on, and `make test ARGS="-k orders"`.
 ARGS ?=
 
-.PHONY: help run demo test lint fmt gen lock migrate bench
+# The rival of bench-engine has a venv of its own: nothing else needs it.
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
+
+.PHONY: help run demo test lint fmt gen lock migrate bench bench-engine
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Made once, and again when the lock changes: the locked packages, and the project's own folders on the path.
 $(STAMP): requirements.lock
@@ -52,9 +56,11 @@ fmt: $(STAMP) ## format the code, and mend what can be mended by itself
 gen: $(STAMP) ## generate the stubs of the protos
 	$(WITH_PLUGINS) $(BIN)/python protos/generate.py
 
-lock: $(STAMP) ## resolve pyproject.toml into requirements.lock, with hashes
+lock: $(STAMP) ## resolve pyproject.toml into the two locks, with hashes
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--all-extras pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--group pyproject.toml:bench --output-file requirements-bench.lock
 
 migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_DSN
 	@for package in services.users services.inventory services.payments services.orders orchestrator; do \
@@ -63,3 +69,11 @@ migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_
 
 bench: $(STAMP) ## measure orders per second on this machine (JSON=path writes the figures there too)
 	@$(BIN)/python -m tests.bench.orders $(if $(JSON),--json-to $(JSON)) $(ARGS)
+
+$(BENCH_STAMP): requirements-bench.lock
+	@test -x $(BENCH_VENV)/bin/python || { echo "making $(BENCH_VENV)"; $(PYTHON) -m venv $(BENCH_VENV); }
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench-engine: $(STAMP) $(BENCH_STAMP) ## measure the saga engine, beside DBOS (JSON=path, ARGS="--quick")
+	@$(BIN)/python -m tests.bench.engine $(if $(JSON),--json-to $(JSON)) $(ARGS)
