@@ -39,15 +39,21 @@ _S = PaymentState
 TRANSITIONS: Mapping[PaymentState, frozenset[PaymentState]] = {
     _S.IN_PROGRESS: frozenset({_S.AUTHORIZED, _S.CAPTURED, _S.DECLINED, _S.UNKNOWN, _S.REVERSING}),
     _S.UNKNOWN: frozenset({_S.AUTHORIZED, _S.CAPTURED, _S.DECLINED, _S.REVERSING}),
-    _S.AUTHORIZED: frozenset({_S.REVERSING}),
-    _S.CAPTURED: frozenset({_S.REVERSING}),
-    _S.PARTIALLY_REFUNDED: frozenset({_S.REVERSING}),
+    _S.AUTHORIZED: frozenset({_S.CAPTURED, _S.REVERSING}),
+    _S.CAPTURED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED, _S.REVERSING}),
+    _S.PARTIALLY_REFUNDED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED, _S.REVERSING}),
     # Never back to CAPTURED: the second half of a charge in flight must not win over an undo that began.
     _S.REVERSING: frozenset({_S.VOIDED, _S.REFUNDED}),
     _S.REFUNDED: frozenset(),
     _S.VOIDED: frozenset(),
     _S.DECLINED: frozenset(),
 }
+
+
+# What a capture finds done, and what a refund may take from.
+WITH_MONEY = frozenset({_S.CAPTURED, _S.PARTIALLY_REFUNDED})
+# Nothing becomes of these any more.
+FINISHED = frozenset(state for state, targets in TRANSITIONS.items() if not targets)
 
 
 def sources(target: PaymentState) -> list[PaymentState]:
@@ -103,13 +109,24 @@ def operation_key(payment_id: UUID, kind: LedgerKind) -> str:
     return f"{payment_id}:{kind.lower()}"
 
 
-def movements(payment_id: UUID, amounts: Amounts) -> tuple[Movement, ...]:
-    """Returns the ledger entries that these totals amount to, in the order in which they came about."""
+def refund_key(payment_id: UUID, refund_id: UUID) -> str:
+    """Returns the provider's key of one refund among those of a payment; a reversal's own is another."""
+    return f"{operation_key(payment_id, LedgerKind.REFUND)}:{refund_id}"
+
+
+def movements(payment_id: UUID, amounts: Amounts, *, refunded_before: int = 0) -> tuple[Movement, ...]:
+    """Returns the ledger entries that these totals amount to, in the order in which they came about.
+
+    Args:
+        payment_id: Whose.
+        amounts: The totals.
+        refunded_before: What of the refunds has entries already, under keys of their own.
+    """
     totals = (
         (LedgerKind.AUTHORIZATION, amounts.authorized_minor),
         (LedgerKind.CAPTURE, amounts.captured_minor),
         (LedgerKind.VOID, amounts.voided_minor),
-        (LedgerKind.REFUND, amounts.refunded_minor),
+        (LedgerKind.REFUND, amounts.refunded_minor - refunded_before),
     )
     return tuple(
         Movement(operation_key(payment_id, kind), kind, minor) for kind, minor in totals if minor > 0
@@ -145,6 +162,66 @@ class ChargeOrder:
     amount_minor: int
     currency_code: str
     capture: CaptureMode
+
+
+def refunded_state(before: PaymentState, *, captured_minor: int, refunded_minor: int) -> PaymentState:
+    """Returns what a refund makes of a payment; `refunded_minor` counts it. A reversal goes on by itself."""
+    if before is PaymentState.REVERSING:
+        return before
+    return PaymentState.REFUNDED if refunded_minor == captured_minor else PaymentState.PARTIALLY_REFUNDED
+
+
+def check_refundable(payment: Payment, order: RefundOrder, *, in_flight_minor: int) -> None:
+    """Looks whether a payment has what a refund asks for.
+
+    Args:
+        payment: As it is, its row locked.
+        order: What is asked for.
+        in_flight_minor: What refunds that are not settled yet may take.
+
+    Raises:
+        CurrencyMismatchError: The refund is in another currency.
+        PaymentNotRefundableError: Nothing is captured, or its undo began.
+        RefundTooLargeError: There is less left than that.
+    """
+    if order.currency_code != payment.currency_code:
+        raise CurrencyMismatchError
+    # A payment that went back in full was captured: what is wrong there is the amount.
+    if payment.state not in WITH_MONEY | {PaymentState.REFUNDED}:
+        raise PaymentNotRefundableError
+    if order.amount_minor > payment.captured_minor - payment.refunded_minor - in_flight_minor:
+        raise RefundTooLargeError
+
+
+@dataclass(frozen=True, slots=True)
+class RefundOrder:
+    """What a refund asks for; `amount_minor` is more than 0."""
+
+    refund_id: UUID
+    payment_id: UUID
+    amount_minor: int
+    currency_code: str
+    reason: str
+
+
+class RefundState(StrEnum):
+    """Where a refund stands; one that is PENDING counts against what is left of its payment."""
+
+    PENDING = "PENDING"
+    DONE = "DONE"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """A refund that was begun, and the step that is to be told of its outcome."""
+
+    id: UUID
+    payment_id: UUID
+    saga_id: UUID
+    step: str
+    amount_minor: int
+    state: RefundState
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +285,26 @@ class PaymentExistsError(PaymentsError):
 
 class PaymentReversingError(PaymentsError):
     """The payment's undo began; its charge gives way."""
+
+
+class PaymentNotCapturableError(PaymentsError):
+    """Nothing is held that could be taken, or the provider declined to."""
+
+
+class PaymentNotRefundableError(PaymentsError):
+    """Nothing was captured that could go back, or the provider declined to."""
+
+
+class RefundTooLargeError(PaymentsError):
+    """More than what is left of what was captured, refunds in flight counted."""
+
+
+class RefundExistsError(PaymentsError):
+    """The refund's id was used by another step."""
+
+
+class CurrencyMismatchError(PaymentsError):
+    """The amount is in another currency than the payment."""
 
 
 class PaymentMethodNotFoundError(PaymentsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from google.protobuf.message import Message
 
@@ -11,13 +12,21 @@ from chassis.ids import NewId
 from chassis.outbox import Event
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.payments.v1 import events_pb2
-from services.payments.domain import Payment, PaymentState
+from services.payments.domain import CaptureMode, Payment, PaymentState
 
 TOPIC: Final = "sagacity.payments.v1"
 AGGREGATE: Final = "payment"
 
 
-def published(payment: Payment, *, captured_before: bool, new_id: NewId, now: datetime) -> tuple[Event, ...]:
+def published(
+    payment: Payment,
+    *,
+    captured_before: bool,
+    new_id: NewId,
+    now: datetime,
+    refunded_before: int = 0,
+    refund_id: UUID | None = None,
+) -> tuple[Event, ...]:
     """Returns the events that tell how a payment came to its present state, oldest first.
 
     A payment that was captured without our knowing, and reversed, was charged first: consumers that add up
@@ -28,13 +37,15 @@ def published(payment: Payment, *, captured_before: bool, new_id: NewId, now: da
         captured_before: Whether its capture was published already.
         new_id: Makes the events' ids.
         now: When it came to its state, UTC.
+        refunded_before: What of its refunds was published already.
+        refund_id: The refund that brought it there; None for a reversal.
     """
     facts: list[Message] = []
     if payment.captured_minor > 0 and not captured_before:
-        facts.append(_charged(payment))
-    if payment.state is PaymentState.REFUNDED:
-        facts.append(_refunded(payment))
-    elif payment.state is PaymentState.VOIDED:
+        facts.append(_captured(payment))
+    if payment.refunded_minor > refunded_before:
+        facts.append(_refunded(payment, payment.refunded_minor - refunded_before, refund_id))
+    if payment.state is PaymentState.VOIDED:
         facts.append(events_pb2.PaymentVoided(payment_id=str(payment.id), order_id=str(payment.order_id)))
     elif payment.state is PaymentState.DECLINED:
         facts.append(_declined(payment))
@@ -51,8 +62,10 @@ def published(payment: Payment, *, captured_before: bool, new_id: NewId, now: da
     )
 
 
-def _charged(payment: Payment) -> Message:
-    return events_pb2.PaymentCharged(
+def _captured(payment: Payment) -> Message:
+    manual = payment.capture_mode is CaptureMode.MANUAL
+    fact = events_pb2.PaymentCaptured if manual else events_pb2.PaymentCharged
+    return fact(
         payment_id=str(payment.id),
         order_id=str(payment.order_id),
         user_id=str(payment.user_id),
@@ -60,11 +73,12 @@ def _charged(payment: Payment) -> Message:
     )
 
 
-def _refunded(payment: Payment) -> Message:
+def _refunded(payment: Payment, minor: int, refund_id: UUID | None) -> Message:
     return events_pb2.PaymentRefunded(
         payment_id=str(payment.id),
         order_id=str(payment.order_id),
-        amount=Money(currency_code=payment.currency_code, minor_units=payment.refunded_minor),
+        amount=Money(currency_code=payment.currency_code, minor_units=minor),
+        refund_id=str(refund_id) if refund_id else "",
     )
 
 

@@ -35,6 +35,18 @@ _BROKEN = statement(
     UNION ALL SELECT 'P1', id::text FROM read
         WHERE state IN ('REFUNDED', 'VOIDED', 'DECLINED') AND authorized - voided - refunded <> 0
     UNION ALL SELECT 'I10', operation_key FROM ledger_entry GROUP BY operation_key HAVING count(*) > 1
+    UNION ALL SELECT 'I8', payment.id::text FROM payment JOIN (
+            SELECT payment_id, sum(amount_minor) FILTER (WHERE state <> 'REFUSED') AS minor
+            FROM refund GROUP BY payment_id) AS refunds ON payment_id = payment.id
+        WHERE minor > captured_minor
+    UNION ALL SELECT 'REFUNDS', coalesce(refund.id::text, operation_key) FROM refund
+        FULL JOIN (SELECT * FROM ledger_entry WHERE operation_key LIKE '%%:refund:%%') AS entry
+            ON operation_key = refund.payment_id || ':refund:' || refund.id
+        WHERE (refund.payment_id, refund.amount_minor, refund.state)
+            IS DISTINCT FROM (entry.payment_id, entry.amount_minor, 'DONE')
+            AND (refund.state = 'DONE' OR operation_key IS NOT NULL)
+    UNION ALL SELECT 'REFUNDS', refund.id::text FROM refund JOIN payment ON payment.id = payment_id
+        WHERE refund.state = 'PENDING' AND payment.state IN ('REFUNDED', 'VOIDED', 'DECLINED')
     UNION ALL SELECT 'I16', payment_id::text FROM ledger_entry AS entry
         WHERE kind = 'CAPTURE' AND NOT EXISTS (SELECT FROM payment WHERE id = entry.payment_id)
     """,

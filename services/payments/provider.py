@@ -33,11 +33,20 @@ class PaymentTerms:
 
 @dataclass(frozen=True, slots=True)
 class ProviderPayment:
-    """Everything that the provider says about one payment."""
+    """Everything that the provider says about one payment.
+
+    Attributes:
+        amounts: What became of its money so far.
+        decline_reason: Why what was asked for was declined, as an UPPER_SNAKE code; else empty.
+        cancelled: Nothing is authorised or captured any more.
+        moved_minor: What the capture, cancel or refund that was asked for moves, now or when its key came
+            first; 0 where it had no effect, and in answers to anything else.
+    """
 
     amounts: Amounts = field(default_factory=Amounts)
     decline_reason: str = ""
     cancelled: bool = False
+    moved_minor: int = 0
 
 
 class PaymentProvider(Protocol):
@@ -76,7 +85,7 @@ class PaymentProvider(Protocol):
         ...
 
     async def capture(self, payment_id: UUID, *, operation_key: str, amount_minor: int) -> ProviderPayment:
-        """Takes what is held."""
+        """Takes what is held; declined for good where the answer has a reason."""
         ...
 
     async def cancel(self, payment_id: UUID, *, operation_key: str) -> ProviderPayment:
@@ -87,7 +96,10 @@ class PaymentProvider(Protocol):
         ...
 
     async def refund(self, payment_id: UUID, *, operation_key: str, amount_minor: int) -> ProviderPayment:
-        """Gives back what was captured."""
+        """Gives back some of what was captured, an operation for each key.
+
+        More than what is left has no effect, and never will: what is left does not grow.
+        """
         ...
 
     async def look_up(self, payment_id: UUID) -> ProviderPayment | None:

@@ -18,9 +18,11 @@ from chassis.timestamps import to_timestamp
 from sagacity.common.v1 import money_pb2, saga_step_pb2
 from sagacity.payments.v1 import payments_pb2, payments_pb2_grpc
 from services.payments.app import Payments, payment_methods, queries
+from services.payments.app.capture import capture
 from services.payments.app.charge import charge
+from services.payments.app.refund import refund
 from services.payments.app.refusals import as_fault
-from services.payments.app.reverse import reverse
+from services.payments.app.reverse import reverse, reverse_as_step
 from services.payments.domain import (
     CaptureMode,
     ChargeOrder,
@@ -30,6 +32,7 @@ from services.payments.domain import (
     PaymentMethod,
     PaymentMethodNotFoundError,
     PaymentState,
+    RefundOrder,
 )
 
 DOMAIN = "sagacity.payments"
@@ -48,6 +51,8 @@ POLICIES: Mapping[str, Allow] = {
     "ListPaymentMethods": Allow(_GATEWAY, _ANY_USER),
     "RemovePaymentMethod": Allow(_GATEWAY, _ANY_USER),
     "Charge": Allow(_ORCHESTRATOR),
+    "Capture": Allow(_ORCHESTRATOR),
+    "Refund": Allow(_ORCHESTRATOR),
     "Reverse": Allow(_ORCHESTRATOR),
     # The orchestrator calls without a user; who calls through the gateway is checked in the handler.
     "GetPayment": Allow(_ORCHESTRATOR | _GATEWAY),
@@ -110,13 +115,31 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServicer):
         return payments_pb2.ChargeResponse(payment=_payment(payment))
 
     @override
+    async def Capture(
+        self, request: payments_pb2.CaptureRequest, context: Context
+    ) -> payments_pb2.CaptureResponse:
+        """Takes what is authorised."""
+        _require_operation(request.saga_step, saga_step_pb2.OPERATION_DO)
+        payment = await capture(self._app, barrier.saga_call(request), UUID(request.payment_id))
+        return payments_pb2.CaptureResponse(payment=_payment(payment))
+
+    @override
+    async def Refund(
+        self, request: payments_pb2.RefundRequest, context: Context
+    ) -> payments_pb2.RefundResponse:
+        """Gives back some or all of what was captured."""
+        _require_operation(request.saga_step, saga_step_pb2.OPERATION_DO)
+        payment = await refund(self._app, barrier.saga_call(request), _refund_order(request))
+        return payments_pb2.RefundResponse(payment=_payment(payment))
+
+    @override
     async def Reverse(
         self, request: payments_pb2.ReverseRequest, context: Context
     ) -> payments_pb2.ReverseResponse:
-        """Undoes a charge."""
-        # Taken for an undo of its own step, a do would find no charge there and call that a success.
-        _require_operation(request.saga_step, saga_step_pb2.OPERATION_UNDO)
-        state = await reverse(self._app, barrier.saga_call(request), UUID(request.payment_id))
+        """Undoes a charge, as the undo of its step or as a step of its own."""
+        undo = request.saga_step.operation == saga_step_pb2.OPERATION_UNDO
+        run = reverse if undo else reverse_as_step
+        state = await run(self._app, barrier.saga_call(request), UUID(request.payment_id))
         return payments_pb2.ReverseResponse(
             state=_STATES[state] if state else payments_pb2.PAYMENT_STATE_UNSPECIFIED
         )
@@ -197,12 +220,16 @@ def _require_operation(
         raise _invalid("saga_step.operation", f"must be {name} here")
 
 
-def _charge_order(request: payments_pb2.ChargeRequest) -> ChargeOrder:
-    amount = request.amount
+def _require_amount(amount: money_pb2.Money) -> None:
     if amount.minor_units <= 0:
         raise _invalid("amount.minor_units", "must be more than 0")
     if amount.currency_code not in KNOWN_CURRENCIES:
         raise _invalid("amount.currency_code", "is not a currency of ISO 4217")
+
+
+def _charge_order(request: payments_pb2.ChargeRequest) -> ChargeOrder:
+    amount = request.amount
+    _require_amount(amount)
     return ChargeOrder(
         payment_id=UUID(request.payment_id),
         order_id=UUID(request.order_id),
@@ -211,6 +238,17 @@ def _charge_order(request: payments_pb2.ChargeRequest) -> ChargeOrder:
         amount_minor=amount.minor_units,
         currency_code=amount.currency_code,
         capture=_CAPTURE_MODES[request.capture],
+    )
+
+
+def _refund_order(request: payments_pb2.RefundRequest) -> RefundOrder:
+    _require_amount(request.amount)
+    return RefundOrder(
+        refund_id=UUID(request.refund_id),
+        payment_id=UUID(request.payment_id),
+        amount_minor=request.amount.minor_units,
+        currency_code=request.amount.currency_code,
+        reason=request.reason,
     )
 
 

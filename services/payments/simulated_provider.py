@@ -26,6 +26,10 @@ class _Behaviour:
     slow: bool = False
     first_answer_lost: bool = False
     late: bool = False
+    capture_declined: bool = False
+    partial_refund_declined: bool = False
+    # Of operations after the authorisation: the first answer to each key.
+    answers_lost: frozenset[LedgerKind] = frozenset()
 
 
 _TOKENS: Mapping[str, _Behaviour] = {
@@ -35,11 +39,24 @@ _TOKENS: Mapping[str, _Behaviour] = {
     "tok_slow": _Behaviour(Card("mastercard", "4444"), slow=True),
     "tok_timeout_after_charge": _Behaviour(Card("mastercard", "5100"), first_answer_lost=True),
     "tok_late": _Behaviour(Card("mastercard", "3222"), late=True),
+    "tok_timeout_after_capture": _Behaviour(
+        Card("mastercard", "5108"), answers_lost=frozenset({LedgerKind.CAPTURE})
+    ),
+    "tok_timeout_after_refund": _Behaviour(
+        Card("mastercard", "5116"), answers_lost=frozenset({LedgerKind.REFUND})
+    ),
+    "tok_capture_declined": _Behaviour(Card("visa", "0101"), capture_declined=True),
+    "tok_partial_refund_declined": _Behaviour(Card("visa", "0119"), partial_refund_declined=True),
 }
 _UNKNOWN_CARD = _Behaviour(Card("unknown", "0000"), decline_reason="CARD_DECLINED")
+_TOTALS: Mapping[LedgerKind, str] = {
+    LedgerKind.CAPTURE: "captured_minor",
+    LedgerKind.VOID: "voided_minor",
+    LedgerKind.REFUND: "refunded_minor",
+}
 
 _COLUMNS = """authorized_minor, captured_minor, refunded_minor, voided_minor, decline_reason, cancelled,
-    authorise_attempts, currency_code, deliver_time > clock_timestamp() AS undelivered"""
+    token, authorise_attempts, currency_code, deliver_time > clock_timestamp() AS undelivered"""
 
 _OPEN = statement(
     "provider_open",
@@ -92,7 +109,7 @@ _LOOK_UP = statement(
 _LOCK = statement("provider_lock", _LOOK_UP.sql + " FOR UPDATE")
 _OPERATION = statement(
     "provider_operation",
-    "SELECT 1 AS done FROM provider_simulation.operation WHERE operation_key = %(operation_key)s",
+    "SELECT amount_minor FROM provider_simulation.operation WHERE operation_key = %(operation_key)s",
 )
 _ENTER = statement(
     "provider_enter",
@@ -137,7 +154,10 @@ class SimulatedProvider:
 
     tok_success, tok_declined and tok_insufficient_funds do what they say; tok_slow answers after a delay;
     tok_timeout_after_charge charges, and its first answer is lost; tok_late is charged only some time later,
-    and until then the provider does not know of it.
+    and until then the provider does not know of it. The others are charged like tok_success:
+    tok_timeout_after_capture loses the first answer to a capture that is asked for by itself,
+    tok_timeout_after_refund the first answer to each refund; tok_capture_declined declines such a capture,
+    tok_partial_refund_declined a refund of less than all that was captured.
 
     Args:
         database: Connections of its own; `close` is the caller's.
@@ -191,6 +211,8 @@ class SimulatedProvider:
         """Takes what is held, unless the payment is cancelled."""
 
         async def effect(tx: Transaction, row: Row) -> Row:
+            if _behaviour(row).capture_declined:
+                return row | {"decline_reason": "CAPTURE_DECLINED"}
             held = row["authorized_minor"] - row["voided_minor"] - row["captured_minor"]
             if row["undelivered"] or row["cancelled"] or held < amount_minor:
                 return row
@@ -203,7 +225,7 @@ class SimulatedProvider:
                 currency_code=row["currency_code"],
             )
 
-        return await self._once(payment_id, operation_key, effect)
+        return await self._once(payment_id, operation_key, LedgerKind.CAPTURE, effect)
 
     async def cancel(self, payment_id: UUID, *, operation_key: str) -> ProviderPayment:
         """Lets go what is held, for good; also of an authorisation that is still on its way."""
@@ -225,12 +247,14 @@ class SimulatedProvider:
                     )
             return (await tx.fetch(_LOOK_UP, {"payment_id": payment_id}))[0]
 
-        return await self._once(payment_id, operation_key, effect)
+        return await self._once(payment_id, operation_key, LedgerKind.VOID, effect)
 
     async def refund(self, payment_id: UUID, *, operation_key: str, amount_minor: int) -> ProviderPayment:
         """Gives back what was captured, never more than that."""
 
         async def effect(tx: Transaction, row: Row) -> Row:
+            if _behaviour(row).partial_refund_declined and amount_minor < row["captured_minor"]:
+                return row | {"decline_reason": "PARTIAL_REFUND_DECLINED"}
             if row["undelivered"] or row["captured_minor"] - row["refunded_minor"] < amount_minor:
                 return row
             return await _move(
@@ -242,7 +266,7 @@ class SimulatedProvider:
                 currency_code=row["currency_code"],
             )
 
-        return await self._once(payment_id, operation_key, effect)
+        return await self._once(payment_id, operation_key, LedgerKind.REFUND, effect)
 
     async def look_up(self, payment_id: UUID) -> ProviderPayment | None:
         """Returns what is known of a payment; None also while its authorisation is on its way."""
@@ -251,18 +275,32 @@ class SimulatedProvider:
         return _payment(rows[0]) if rows and not rows[0]["undelivered"] else None
 
     async def _once(
-        self, payment_id: UUID, operation_key: str, effect: Callable[[Transaction, Row], Awaitable[Row]]
+        self,
+        payment_id: UUID,
+        operation_key: str,
+        kind: LedgerKind,
+        effect: Callable[[Transaction, Row], Awaitable[Row]],
     ) -> ProviderPayment:
-        async def attempt(tx: Transaction) -> Row:
+        total = _TOTALS[kind]
+
+        async def attempt(tx: Transaction) -> tuple[ProviderPayment, bool]:
             rows = await tx.fetch(_LOCK, {"payment_id": payment_id})
             if not rows:
                 raise LookupError(f"payment {payment_id} is not open")
-            if await tx.fetch(_OPERATION, {"operation_key": operation_key}):
-                return rows[0]
-            return await effect(tx, rows[0])
+            before = rows[0]
+            done = await tx.fetch(_OPERATION, {"operation_key": operation_key})
+            if done:
+                return _payment(before, moved_minor=done[0]["amount_minor"]), False
+            after = await effect(tx, before)
+            moved = after[total] - before[total]
+            lost = moved > 0 and kind in _behaviour(before).answers_lost
+            return _payment(after, moved_minor=moved), lost
 
         async with _unknown_when_away():
-            return _payment(await self._database.run(attempt))
+            answer, answer_lost = await self._database.run(attempt)
+        if answer_lost:
+            raise ProviderOutcomeUnknownError
+        return answer
 
 
 async def _move(
@@ -294,7 +332,11 @@ def _terms(terms: PaymentTerms) -> Row:
     }
 
 
-def _payment(row: Row) -> ProviderPayment:
+def _behaviour(row: Row) -> _Behaviour:
+    return _TOKENS.get(row["token"], _UNKNOWN_CARD)
+
+
+def _payment(row: Row, *, moved_minor: int = 0) -> ProviderPayment:
     if row["undelivered"]:
         return ProviderPayment()
     amounts = Amounts(
@@ -303,7 +345,7 @@ def _payment(row: Row) -> ProviderPayment:
         refunded_minor=row["refunded_minor"],
         voided_minor=row["voided_minor"],
     )
-    return ProviderPayment(amounts, row["decline_reason"], row["cancelled"])
+    return ProviderPayment(amounts, row["decline_reason"], row["cancelled"], moved_minor)
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ from services.payments.domain import (
     Payment,
     PaymentMethod,
     PaymentState,
+    Refund,
+    RefundState,
 )
 
 PAYMENT_COLUMNS = """id, order_id, user_id, state, capture_mode, currency_code, amount_minor, captured_minor,
@@ -51,7 +53,7 @@ BEGIN_CHARGE = statement(
     """,
 )
 
-# The second half of a charge and of a reversal. A movement that the ledger holds already stays as it is; what
+# The last half of whatever moves money. A movement that the ledger holds already stays as it is; what
 # the barrier answered once stays too, and the outcome of a do that was cut off is the given one.
 SETTLE_PAYMENT = statement(
     "settle_payment",
@@ -62,6 +64,7 @@ SETTLE_PAYMENT = statement(
             decline_reason = %(decline_reason)s, update_time = %(now)s,
             sequence = sequence + cardinality(%(event_ids)s::uuid[])
         WHERE id = %(payment_id)s AND state = ANY(%(sources)s::text[])
+            AND refunded_minor = %(refunded_before)s
         RETURNING id, currency_code, sequence
     ), entries AS (
         INSERT INTO ledger_entry (operation_key, payment_id, kind, amount_minor, currency_code, create_time)
@@ -108,9 +111,14 @@ LOCK_BARRIER = statement(
     "lock_barrier_of_payment",
     "SELECT outcome, undo_reply FROM barrier WHERE saga_id = %(saga_id)s AND step = %(step)s FOR UPDATE",
 )
+# A do that was cut off must not be resumed after its undo; what was answered once stays.
 STORE_UNDO_REPLY = statement(
     "store_undo_reply",
-    "UPDATE barrier SET undo_reply = %(undo_reply)s WHERE saga_id = %(saga_id)s AND step = %(step)s",
+    """
+    UPDATE barrier SET outcome = CASE WHEN outcome = 'IN_PROGRESS' THEN 'TOMBSTONE' ELSE outcome END,
+        undo_reply = coalesce(undo_reply, %(undo_reply)s::jsonb)
+    WHERE saga_id = %(saga_id)s AND step = %(step)s
+    """,
 )
 _WITH_MONEY = f"SELECT {PAYMENT_COLUMNS}, authorized_minor, provider_token FROM payment"  # noqa: S608
 READ_PAYMENT = statement("read_payment", f"{_WITH_MONEY} WHERE id = %(payment_id)s")
@@ -121,6 +129,70 @@ BEGIN_REVERSAL = statement(
     UPDATE payment SET state = 'REVERSING', update_time = %(now)s
     WHERE id = %(payment_id)s AND state = ANY(%(sources)s::text[])
     """,
+)
+
+# A charge that was cut off, and whose payment another step has reversed, has nothing left to resume.
+BURY_CHARGE = statement(
+    "bury_charge",
+    """
+    UPDATE barrier SET outcome = 'TOMBSTONE'
+    WHERE saga_id = %(saga_id)s AND step = %(step)s AND outcome = 'IN_PROGRESS'
+        AND EXISTS (SELECT FROM payment WHERE id = %(payment_id)s AND state IN ('VOIDED', 'REFUNDED'))
+    RETURNING outcome
+    """,
+)
+
+# capture, refund, and a reversal that is a step of its own
+
+CLAIM_DO = statement(
+    "claim_do",
+    """
+    INSERT INTO barrier (saga_id, step, outcome, request_hash)
+    VALUES (%(saga_id)s, %(step)s, 'IN_PROGRESS', %(request_hash)s)
+    ON CONFLICT DO NOTHING
+    RETURNING outcome
+    """,
+)
+SETTLE_DO = statement(
+    "settle_do",
+    """
+    UPDATE barrier SET outcome = %(outcome)s, reply = %(reply)s::jsonb
+    WHERE saga_id = %(saga_id)s AND step = %(step)s AND outcome = 'IN_PROGRESS'
+    """,
+)
+# Refunds are read and changed by who holds the lock of their payment.
+REFUND_COLUMNS = "id, payment_id, saga_id, step, amount_minor, state"
+BEGIN_REFUND = statement(
+    "begin_refund",
+    f"""
+    INSERT INTO refund (id, payment_id, saga_id, step, amount_minor, reason, state, create_time, update_time)
+    VALUES (%(refund_id)s, %(payment_id)s, %(saga_id)s, %(step)s, %(amount_minor)s, %(reason)s, 'PENDING',
+        %(now)s, %(now)s)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING {REFUND_COLUMNS}
+    """,  # noqa: S608 - constants of this module
+)
+READ_REFUND = statement(
+    "read_refund",
+    f"SELECT {REFUND_COLUMNS} FROM refund WHERE id = %(refund_id)s",  # noqa: S608 - constants of this module
+)
+REFUNDS_IN_FLIGHT = statement(
+    "refunds_in_flight",
+    f"""
+    SELECT {REFUND_COLUMNS} FROM refund WHERE payment_id = %(payment_id)s AND state = 'PENDING'
+    ORDER BY create_time, id LIMIT %(limit)s
+    """,  # noqa: S608 - constants of this module
+)
+SUM_IN_FLIGHT = statement(
+    "sum_refunds_in_flight",
+    """
+    SELECT coalesce(sum(amount_minor), 0)::bigint AS minor FROM refund
+    WHERE payment_id = %(payment_id)s AND state = 'PENDING'
+    """,
+)
+SETTLE_REFUND = statement(
+    "settle_refund",
+    "UPDATE refund SET state = %(state)s, update_time = %(now)s WHERE id = %(refund_id)s",
 )
 
 # lists
@@ -214,7 +286,12 @@ def entry_of(row: Row) -> LedgerEntry:
     return LedgerEntry(**row | {"kind": LedgerKind(row["kind"])})
 
 
-def key(call: SagaCall) -> Row:
+def refund_of(row: Row) -> Refund:
+    """Returns the refund of a row that has REFUND_COLUMNS."""
+    return Refund(**row | {"state": RefundState(row["state"])})
+
+
+def key(call: SagaCall | Refund) -> Row:
     """Returns the parameters that name a barrier row."""
     return {"saga_id": call.saga_id, "step": call.step}
 
@@ -226,9 +303,20 @@ def settlement(
     sources: Sequence[PaymentState],
     entries: Sequence[Movement],
     events: Sequence[Event],
+    refunded_before: int = 0,
 ) -> Row:
-    """Returns the parameters of SETTLE_PAYMENT but the barrier's; `payment` is as it will be."""
+    """Returns the parameters of SETTLE_PAYMENT but the barrier's.
+
+    Args:
+        payment: As it will be.
+        amounts: What became of its money.
+        sources: The states from which it may come there.
+        entries: What the ledger is to hold.
+        events: What is published.
+        refunded_before: What had gone back when all this was worked out; where more has, nothing is changed.
+    """
     return {
+        "refunded_before": refunded_before,
         "payment_id": payment.id,
         "state": payment.state.value,
         "authorized_minor": amounts.authorized_minor,

@@ -37,6 +37,9 @@ from services.payments.domain import (
 )
 from services.payments.provider import PaymentTerms, ProviderOutcomeUnknownError, ProviderPayment
 
+# Not those of CAPTURED: to take what is held is another use case's work.
+_UNSETTLED = sources(PaymentState.DECLINED)
+
 
 async def charge(app: Payments, call: SagaCall, order: ChargeOrder) -> Payment:
     """Authorises an amount and, unless capture is manual, captures it; at most once per step, ever.
@@ -96,8 +99,8 @@ async def _again(app: Payments, call: SagaCall, payment_id: UUID) -> Payment:
     if reply is not None:
         return Payment.from_json(reply)
     rows = await app.database.fetch(store.READ_PAYMENT, {"payment_id": payment_id})
-    if not rows or rows[0]["state"] not in sources(PaymentState.CAPTURED):
-        return await _settled_by_another(app, call)
+    if not rows or rows[0]["state"] not in _UNSETTLED:
+        return await _settled_by_another(app, call, payment_id)
     payment = store.payment_of(rows[0])
     return await _ask_and_settle(app, call, payment, rows[0]["provider_token"], asked_before=True)
 
@@ -137,6 +140,11 @@ async def _ask(
         answer = await app.provider.capture(
             terms.payment_id, operation_key=capture_key, amount_minor=terms.amount_minor
         )
+        if answer.decline_reason:
+            # What cannot be taken is not kept on hold either.
+            void_key = operation_key(terms.payment_id, LedgerKind.VOID)
+            cancelled = await app.provider.cancel(terms.payment_id, operation_key=void_key)
+            answer = replace(cancelled, decline_reason=answer.decline_reason)
     return answer
 
 
@@ -166,7 +174,7 @@ async def _settle(
     params: dict[str, Any] = store.settlement(
         settled,
         answer.amounts,
-        sources=sources(PaymentState.CAPTURED),
+        sources=_UNSETTLED,
         entries=movements(payment.id, answer.amounts),
         events=events.published(settled, captured_before=False, new_id=app.new_id, now=now),
     )
@@ -175,14 +183,16 @@ async def _settle(
         store.SETTLE_PAYMENT, params | store.key(call) | outcome | {"undo_reply": None}
     )
     if not changed:
-        return await _settled_by_another(app, call)
+        return await _settled_by_another(app, call, payment.id)
     crash_point("payments.charge.after_commit")
     app.published()
     return Payment.from_json(barrier.outcome(outcome))
 
 
-async def _settled_by_another(app: Payments, call: SagaCall) -> Payment:
-    """Answers as the one did who was faster: a duplicate with its reply, an undo with its tombstone."""
+async def _settled_by_another(app: Payments, call: SagaCall, payment_id: UUID) -> Payment:
+    """Answers as the one did who was faster: a duplicate with its reply, a reversal with its tombstone."""
+    # A reversal that is no undo of this step does not know its barrier row.
+    await app.database.fetch(store.BURY_CHARGE, store.key(call) | {"payment_id": payment_id})
     stored = await barrier.read(app.database, call)
     reply = barrier.replay(stored, call) if stored else None
     if reply is None:

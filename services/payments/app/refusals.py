@@ -8,12 +8,17 @@ from datetime import timedelta
 from chassis.errors import Fault, FaultKind
 from services.payments.domain import (
     MAX_PAYMENT_METHODS,
+    CurrencyMismatchError,
     OutcomeUnknownError,
     PaymentExistsError,
     PaymentMethodNotFoundError,
+    PaymentNotCapturableError,
     PaymentNotFoundError,
+    PaymentNotRefundableError,
     PaymentReversingError,
     PaymentsError,
+    RefundExistsError,
+    RefundTooLargeError,
     RequestIdReusedError,
     TokenUnknownError,
     TooManyPaymentMethodsError,
@@ -31,6 +36,27 @@ FAULTS: Mapping[type[PaymentsError], tuple[FaultKind, str, str]] = {
         "the payment belongs to another step",
     ),
     PaymentReversingError: (FaultKind.ABORTED, "PAYMENT_REVERSING", "the payment is being undone"),
+    PaymentNotCapturableError: (
+        FaultKind.FAILED_PRECONDITION,
+        "PAYMENT_NOT_CAPTURABLE",
+        "the payment cannot be captured",
+    ),
+    PaymentNotRefundableError: (
+        FaultKind.FAILED_PRECONDITION,
+        "PAYMENT_NOT_REFUNDABLE",
+        "the payment cannot be refunded",
+    ),
+    RefundTooLargeError: (
+        FaultKind.FAILED_PRECONDITION,
+        "REFUND_TOO_LARGE",
+        "less is left of the payment than the refund asks for",
+    ),
+    RefundExistsError: (FaultKind.ALREADY_EXISTS, "REFUND_EXISTS", "the refund belongs to another step"),
+    CurrencyMismatchError: (
+        FaultKind.INVALID_ARGUMENT,
+        "CURRENCY_MISMATCH",
+        "the amount is in another currency than the payment",
+    ),
     PaymentMethodNotFoundError: (
         FaultKind.NOT_FOUND,
         "PAYMENT_METHOD_NOT_FOUND",
@@ -60,10 +86,11 @@ FAULTS: Mapping[type[PaymentsError], tuple[FaultKind, str, str]] = {
 
 
 def as_fault(error: Exception) -> Fault | None:
-    """Returns the Fault for an error of this context; None for any other."""
+    """Returns the Fault for an error of this context, with what the error itself says; None for any other."""
     if not isinstance(error, PaymentsError):
         return None
     kind, reason, message = FAULTS[type(error)]
+    message = f"{message}: {error}" if str(error) else message
     return Fault(kind, reason, message, retry_after=RETRY_AFTER if kind in _PASSING else None)
 
 

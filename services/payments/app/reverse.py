@@ -1,16 +1,20 @@
-"""Reverse: the undo of a charge, whatever became of it."""
+"""Reverse: gives back whatever a charge took, as its undo or as a step of its own."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
 from chassis.barrier import Json, SagaCall
-from chassis.postgres import Row, Transaction
+from chassis.crash_points import crash_point
+from chassis.postgres import Row, Statement, Transaction
 from services.payments import events, store
-from services.payments.app import Payments
+from services.payments.app import Payments, steps
+from services.payments.app.refund import finish_refunds
 from services.payments.domain import (
+    FINISHED,
     LedgerKind,
     OutcomeUnknownError,
     PaymentExistsError,
@@ -24,13 +28,17 @@ from services.payments.provider import PaymentTerms, ProviderOutcomeUnknownError
 
 _NEVER_WAS: Json = {}
 _STATE = "state"
+_Begin = Callable[[Transaction], Awaitable[Row | Json]]
+# Given the state that a reversal came to: what the barrier row of its call is to hold.
+_Outcome = Callable[[Json], Row]
 
 
 async def reverse(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentState | None:
     """Voids what is authorised, refunds what is captured, and keeps a late charge from happening.
 
     From the first transaction on the payment is REVERSING, so that a charge in flight cannot become CAPTURED.
-    The provider's cancel is final: after it the amounts that it answers with can only be refunded.
+    The provider's cancel is final: after it the amounts that it answers with can only be refunded. What went
+    back before by refunds of their own is not given back again.
 
     Returns:
         The state after it; None where there never was a payment.
@@ -43,15 +51,73 @@ async def reverse(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentSta
     async def begin(tx: Transaction) -> Row | Json:
         return await _begin(app, tx, call, payment_id)
 
+    def outcome(reply: Json) -> Row:
+        return {"outcome": "TOMBSTONE", "reply": None, "undo_reply": reply}
+
+    return await _reverse(app, call, begin, outcome, store.STORE_UNDO_REPLY)
+
+
+async def reverse_as_step(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentState | None:
+    """Does the same as a step of its own, whichever step charged; it has no refusals of its own.
+
+    Returns:
+        The state after it; None where there is no payment.
+
+    Raises:
+        Fault: As `barrier.replay`.
+        OutcomeUnknownError: The provider did not say; the same call again goes on.
+    """
+
+    async def begin(tx: Transaction) -> Row | Json:
+        return await _begin_step(app, tx, call, payment_id)
+
+    def outcome(reply: Json) -> Row:
+        return steps.done(reply) | {"undo_reply": None}
+
+    return await _reverse(app, call, begin, outcome, store.SETTLE_DO)
+
+
+async def _reverse(
+    app: Payments, call: SagaCall, begin: _Begin, outcome: _Outcome, remember: Statement
+) -> PaymentState | None:
     begun = await app.database.run(begin)
     if "id" not in begun:
         return _state_of(begun)
+    named = {"payment_id": begun["id"]}
+    # No refund begins from here on. One that is in flight is settled by its own key first: else it and the
+    # refund of what is left could take from one another.
+    if begun["captured_minor"] > 0 and await finish_refunds(app, begun["id"]):
+        begun = (await app.database.fetch(store.READ_PAYMENT, named))[0]
     try:
         async with asyncio.timeout(app.provider_timeout_seconds):
             answer = await _give_back(app, begun)
     except (ProviderOutcomeUnknownError, TimeoutError) as error:
         raise OutcomeUnknownError from error
-    return await _settle(app, call, begun, answer)
+    crash_point("payments.reverse.after_provider")
+    state = await _settle(app, call, begun, answer, outcome)
+    if state is not None:
+        return state
+    # A duplicate of this call, or another step's reversal, was faster; this step has its own row to settle.
+    state = PaymentState((await app.database.fetch(store.READ_PAYMENT, named))[0]["state"])
+    if state is PaymentState.REVERSING:
+        raise OutcomeUnknownError
+    await app.database.fetch(remember, store.key(call) | outcome({_STATE: state.value}))
+    return state
+
+
+async def _begin_step(app: Payments, tx: Transaction, call: SagaCall, payment_id: UUID) -> Row | Json:
+    """Returns the payment's row where there is something to reverse, else the reply."""
+    named = {"payment_id": payment_id}
+    payments = await tx.fetch(store.LOCK_PAYMENT, named)
+    claim = await steps.claim(tx, call)
+    if claim.reply is not None:
+        return claim.reply
+    if payments and PaymentState(payments[0]["state"]) not in FINISHED:
+        await _mark(app, tx, payment_id)
+        return payments[0]
+    reply: Json = {_STATE: payments[0]["state"]} if payments else _NEVER_WAS
+    await steps.remember(tx, call, steps.done(reply))
+    return reply
 
 
 async def _begin(app: Payments, tx: Transaction, call: SagaCall, payment_id: UUID) -> Row | Json:
@@ -71,9 +137,14 @@ async def _begin(app: Payments, tx: Transaction, call: SagaCall, payment_id: UUI
         reply: Json = {_STATE: payments[0]["state"]} if payments else _NEVER_WAS
         await tx.fetch(store.STORE_UNDO_REPLY, {**named, "undo_reply": reply})
         return reply
-    reversible = [state.value for state in sources(PaymentState.REVERSING)]
-    await tx.fetch(store.BEGIN_REVERSAL, {**named, "now": app.clock.now(), "sources": reversible})
+    await _mark(app, tx, payment_id)
     return payments[0]
+
+
+async def _mark(app: Payments, tx: Transaction, payment_id: UUID) -> None:
+    reversible = [state.value for state in sources(PaymentState.REVERSING)]
+    params = {"payment_id": payment_id, "now": app.clock.now(), "sources": reversible}
+    await tx.fetch(store.BEGIN_REVERSAL, params)
 
 
 async def _give_back(app: Payments, row: Row) -> ProviderPayment:
@@ -94,7 +165,10 @@ async def _give_back(app: Payments, row: Row) -> ProviderPayment:
     return answer
 
 
-async def _settle(app: Payments, call: SagaCall, row: Row, answer: ProviderPayment) -> PaymentState | None:
+async def _settle(
+    app: Payments, call: SagaCall, row: Row, answer: ProviderPayment, outcome: _Outcome
+) -> PaymentState | None:
+    """Writes down how a reversal ended, and returns it; None where the payment has changed meanwhile."""
     state = reversed_state(answer.amounts)
     if state is None:
         raise OutcomeUnknownError
@@ -107,22 +181,26 @@ async def _settle(app: Payments, call: SagaCall, row: Row, answer: ProviderPayme
         refunded_minor=answer.amounts.refunded_minor,
         update_time=now,
     )
-    captured_before = before.captured_minor > 0
+    refunded_before = before.refunded_minor
     params = store.settlement(
         settled,
         answer.amounts,
-        sources=sources(state),
-        entries=movements(before.id, answer.amounts),
-        events=events.published(settled, captured_before=captured_before, new_id=app.new_id, now=now),
+        sources=[PaymentState.REVERSING],
+        entries=movements(before.id, answer.amounts, refunded_before=refunded_before),
+        events=events.published(
+            settled,
+            captured_before=before.captured_minor > 0,
+            new_id=app.new_id,
+            now=now,
+            refunded_before=refunded_before,
+        ),
+        refunded_before=refunded_before,
     )
-    # A do that was cut off must not be resumed after its undo; one that was done keeps its reply.
-    outcome = {"outcome": "TOMBSTONE", "reply": None, "undo_reply": {_STATE: state.value}}
-    if await app.database.fetch(store.SETTLE_PAYMENT, params | store.key(call) | outcome):
-        app.published()
-        return state
-    # A duplicate of this call was faster.
-    payments = await app.database.fetch(store.READ_PAYMENT, {"payment_id": before.id})
-    return PaymentState(payments[0]["state"])
+    named = params | store.key(call) | outcome({_STATE: state.value})
+    if not await app.database.fetch(store.SETTLE_PAYMENT, named):
+        return None
+    app.published()
+    return state
 
 
 def _state_of(reply: Json) -> PaymentState | None:

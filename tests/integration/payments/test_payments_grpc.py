@@ -234,7 +234,7 @@ async def test_what_is_no_charge_is_an_invalid_argument(clients: Clients) -> Non
         bad.amount.CopyFrom(Money(currency_code=currency, minor_units=minor_units))
         assert (await clients.refusal("orchestrator", "Charge", bad))[0] == "INVALID_ARGUMENT"
     undo = reverse_request(good)
-    undo.saga_step.operation = OPERATION_DO
+    undo.saga_step.operation = 3  # type: ignore[assignment]
     assert (await clients.refusal("orchestrator", "Reverse", undo))[0] == "INVALID_ARGUMENT"
     good.saga_step.operation = OPERATION_UNDO
     assert (await clients.refusal("orchestrator", "Charge", good))[0] == "INVALID_ARGUMENT"
