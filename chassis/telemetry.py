@@ -8,7 +8,14 @@ import sys
 from typing import Any, Final, Literal
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
 from chassis.config import environment
 
@@ -33,6 +40,16 @@ _children: dict[tuple[str, str], tuple[Any, Any]] = {}
 def counter(name: str, description: str, *labels: str) -> Counter:
     """A counter that `/metrics` shows."""
     return Counter(name, description, labels, registry=REGISTRY)
+
+
+def gauge(name: str, description: str, *labels: str) -> Gauge:
+    """A value that goes up and down, that `/metrics` shows."""
+    return Gauge(name, description, labels, registry=REGISTRY)
+
+
+def histogram(name: str, description: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+    """A distribution that `/metrics` shows; `buckets` are upper bounds."""
+    return Histogram(name, description, labels, registry=REGISTRY, buckets=buckets)
 
 
 def observe_rpc(method: str, code: str, seconds: float) -> None:

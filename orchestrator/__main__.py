@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from chassis.grpc_client import Connection
 from chassis.grpc_server import build_server
 from chassis.identity import ServiceIdentity, Verifier
@@ -9,9 +11,11 @@ from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
 from chassis.process import open_database, start_metrics
 from chassis.telemetry import configure_logging
+from orchestrator.census import watch_census
 from orchestrator.clients import GrpcParticipants
 from orchestrator.config import OrchestratorSettings
-from orchestrator.executor import Definitions, Executor
+from orchestrator.definitions import Definitions
+from orchestrator.executor import Executor
 from orchestrator.journal import Journal
 from orchestrator.leases import Leases
 from orchestrator.rpc import ORDER_SAGAS_POLICIES, SAGA_OPERATOR_POLICIES, OrderSagas, SagaOperator
@@ -35,15 +39,16 @@ async def program(life: Lifecycle) -> None:
         life.on_stop(connection.close)
 
     replica = str(new_id())
-    journal = Journal(database, replica)
+    journal = Journal(database, replica, archive_after=timedelta(days=settings.archive_after_days))
     executor = Executor(
         journal, GrpcParticipants(connections), Definitions({("place_order", 1): PLACE_ORDER})
     )
-    leases = Leases(database, executor, replica, lease_seconds=settings.lease_seconds)
+    leases = Leases(journal, executor, lease_seconds=settings.lease_seconds)
     await leases.renew()
     life.start(journal.run(), name="journal")
     life.start(executor.run(), name="executor")
     life.start(leases.run(), name="leases")
+    life.start(watch_census(database, executor), name="census")
     life.on_stop(leases.hand_over)
 
     server = build_server(

@@ -23,11 +23,20 @@ class Batcher(Generic[Item, Answer]):
 
     `write` takes a batch and returns one answer per item, in order. Where it raises, every item of the batch
     is written again on its own, so that a bad neighbour harms nobody, and only the item that fails alone
-    raises at its caller.
+    raises at its caller. Where `gives_up` says so of an error, the rest of the batch fails with it at once:
+    it is nobody's fault, and trying each would only take long.
     """
 
-    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]) -> None:
+    def __init__(
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        observe_size: Callable[[int], None] = lambda _: None,
+        *,
+        gives_up: Callable[[Exception], bool] = lambda _: False,
+    ) -> None:
         self._write = write
+        self._observe_size = observe_size
+        self._gives_up = gives_up
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._filled = asyncio.Event()
         self.batches = 0
@@ -58,6 +67,7 @@ class Batcher(Generic[Item, Answer]):
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         self.batches += 1
         self.items += len(batch)
+        self._observe_size(len(batch))
         try:
             answers = await self._write([item for item, _ in batch])
         except asyncio.CancelledError:
@@ -72,7 +82,7 @@ class Batcher(Generic[Item, Answer]):
                 future.set_result(answer)
 
     async def _one_by_one(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
-        for item, future in batch:
+        for position, (item, future) in enumerate(batch):
             try:
                 (answer,) = await self._write([item])
             except asyncio.CancelledError:
@@ -80,8 +90,16 @@ class Batcher(Generic[Item, Answer]):
                     waiting.cancel()
                 raise
             except Exception as error:  # noqa: BLE001 - it is raised at the caller whose item it is
-                if not future.done():
-                    future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(answer)
+                failed = batch[position:] if self._gives_up(error) else batch[position : position + 1]
+                _fail(failed, error)
+                if len(failed) > 1:
+                    return
+                continue
+            if not future.done():
+                future.set_result(answer)
+
+
+def _fail(batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

@@ -20,3 +20,9 @@ class OrchestratorSettings(ProcessSettings):
         le=60,
         description="A replica that did not renew for so long loses its sagas to the others.",
     )
+    archive_after_days: float = Field(
+        default=7.0,
+        ge=1.0,
+        le=3650,
+        description="Finished sagas that did not change for so long are moved to the archive.",
+    )

@@ -10,92 +10,80 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import structlog
 
-from chassis.crash_points import crash_point
+from chassis.barrier import BARRIER_HORIZON
 from chassis.errors import Fault, FaultKind
-from orchestrator.journal import Acceptance, Accepted, Journal, SagaRow, Standing, Written
-from orchestrator.progress import INTENDED, OPEN_STATES, Call, Entry, Event, Progress, Result, State
-from orchestrator.saga import Action, Outcome, Saga, classify
+from orchestrator import metrics
+from orchestrator.breaker import Breakers
+from orchestrator.calling import Caller, Participants, backoff_seconds
+from orchestrator.definitions import Definitions
+from orchestrator.entries import (
+    INTENDED,
+    OPEN_STATES,
+    TERMINAL_STATES,
+    Command,
+    Entry,
+    Event,
+    Result,
+    State,
+    Verb,
+)
+from orchestrator.progress import Progress
+from orchestrator.saga import Outcome, Saga
+from orchestrator.saga_log import Acceptance, Accepted, SagaLog, SagaRow, Standing, Written
 
 MAX_IN_FLIGHT = 1_000
-BACKOFF_BASE_SECONDS = 0.05
-BACKOFF_CAP_SECONDS = 30.0
 # A saga that waits longer than this leaves memory, so that an outage does not fill the bound on sagas in
 # flight.
 STAY_IN_MEMORY_SECONDS = 1.0
+# One that is held back comes to look by itself so often; who closes the breaker wakes it earlier.
+HELD_SECONDS = (5.0, 30.0)
 POLL_FIRST_SECONDS = 0.05
 POLL_CAP_SECONDS = 0.5
 OVERLOAD_RETRY = timedelta(seconds=1)
+# Participants forget a saga after the barrier's horizon; before that a person has to look.
+MAX_SAGA_AGE = BARRIER_HORIZON - timedelta(days=1)
 
 log = structlog.get_logger(__name__)
 
 
-class Participants(Protocol):
-    """The other side of the calls."""
-
-    async def call(self, action: Action, request: bytes) -> bytes:
-        """Send the request's bytes and return the reply's; raises Fault, also for a time-out."""
-
-
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """A saga in this replica's memory."""
+    """A saga in this replica's memory. Times are the event loop's."""
 
     saga_id: UUID
     ended: asyncio.Future[Entry]
     deadline: float = 0.0
+    too_old_at: float = 0.0
     progress: Progress | None = None
     task: asyncio.Task[None] | None = None
-
-
-@dataclass
-class Definitions:
-    """The definitions that this code can drive, by kind and version."""
-
-    sagas: Mapping[tuple[str, int], Saga[Any]]
-    read_params: Callable[[Saga[Any], dict[str, Any]], Any] = field(
-        default=lambda saga, data: saga.params(**data)
-    )
-
-    def progress(self, row: SagaRow) -> Progress | None:
-        """Make the Progress of a stored saga, before its events; None where this code cannot load it."""
-        definition = self.sagas.get((row.kind, row.version))
-        if definition is None or definition.hash != row.definition_hash:
-            return None
-        refusal = dict(row.refusal) if row.refusal else None
-        refused_step = str(refusal.pop("step")) if refusal else ""
-        return Progress(
-            definition=definition,
-            saga_id=row.id,
-            params=self.read_params(definition, row.context),
-            state=row.state,
-            epoch=row.epoch,
-            sequence=row.sequence,
-            pivot_intended=row.pivot_intended,
-            attempts=row.attempts,
-            refusal=Fault.from_json(refusal) if refusal else None,
-            refused_step=refused_step,
-        )
 
 
 class Executor:
     """The sagas of one replica."""
 
-    def __init__(self, journal: Journal, participants: Participants, definitions: Definitions) -> None:
+    def __init__(
+        self,
+        journal: SagaLog,
+        participants: Participants,
+        definitions: Definitions,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
         self._journal = journal
-        self._participants = participants
         self._definitions = definitions
+        self._random = rng or random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._breakers = Breakers(participants.probe, journal.wake, self._random)
+        self._caller = Caller(participants, self._breakers)
         self._runs: dict[UUID, Run] = {}
         self._group: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
-        self._random = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
 
     @property
     def in_memory(self) -> list[UUID]:
@@ -110,7 +98,9 @@ class Executor:
     async def run(self) -> None:
         """Hold the sagas' tasks until `stop` is called."""
         async with asyncio.TaskGroup() as self._group:
+            breakers = self._group.create_task(self._breakers.run(), name="breakers")
             await self._stopping.wait()
+            breakers.cancel()
             for run in list(self._runs.values()):
                 if run.task is not None:
                     run.task.cancel()
@@ -126,36 +116,81 @@ class Executor:
 
         Raises:
             Fault: RESOURCE_EXHAUSTED with retry_after where too many sagas are in flight and the key is new;
-            UNAVAILABLE where     the database is away.
+                UNAVAILABLE where the database is away.
         """
-        if self.capacity <= 0 or self._stopping.is_set():
-            known = await self._journal.find(acceptance)
-            if known is not None:
-                return known
-            raise overloaded()
+        known = await self._when_full(acceptance)
+        if known is not None:
+            return known
         progress = Progress(definition, acceptance.saga_id, params, State.RUNNING, epoch=1, sequence=0)
         events = progress.begin()
         progress.sequence = len(events)
         run = self._remember(acceptance.saga_id, progress, definition.deadline.total_seconds())
         try:
-            accepted = await self._journal.accept(dataclasses.replace(acceptance, events=events))
+            accepted = await self._journal.accept(
+                dataclasses.replace(
+                    acceptance, events=events, step=progress.step, pivot_intended=progress.pivot_intended
+                )
+            )
         except BaseException:
             # The commit may have landed all the same: the sweep finds what carries our id and is not in
             # memory.
             self._forget(run)
             raise
         if accepted.fresh:
+            metrics.started(definition.kind)()
             self._start(run)
         else:
             self._forget(run)
         return accepted
 
+    async def accept_behind(self, acceptance: Acceptance) -> Accepted:
+        """Journal a saga on an order that others may be working on; it waits its turn.
+
+        Raises:
+            Fault: as `accept`; FAILED_PRECONDITION ORDER_BUSY behind a parked saga.
+        """
+        known = await self._when_full(acceptance)
+        if known is not None:
+            return known
+        accepted = await self._journal.accept_behind(acceptance)
+        if accepted.fresh:
+            metrics.started(acceptance.kind)()
+            if not accepted.waiting:
+                self.resume(accepted.saga_id)
+        return accepted
+
+    async def _when_full(self, acceptance: Acceptance) -> Accepted | None:
+        """What a key names already, where there is no room for more; replays are answered all the same."""
+        if self.capacity > 0 and not self._stopping.is_set():
+            return None
+        known = await self._journal.find(acceptance)
+        if known is None:
+            raise overloaded()
+        return known
+
     def resume(self, saga_id: UUID) -> None:
         """Drive a saga that this replica has just claimed."""
         if saga_id in self._runs or self._stopping.is_set():
             return
-        run = self._remember(saga_id, None, 0.0)
-        self._start(run)
+        self._start(self._remember(saga_id, None, 0.0))
+
+    async def command(self, command: Command) -> bool:
+        """Do what somebody asks of a saga, wherever it is driven; False where the verb does not fit it now.
+
+        The saga is taken over by one conditional write, and driven on here. The old owner's next write
+        matches nothing, and the barrier absorbs its call in flight.
+        """
+        epoch = await self._journal.command(command, owner=self._journal.replica)
+        if epoch is None:
+            return False
+        old = self._runs.get(command.saga_id)
+        if old is not None:
+            self._forget(old)
+            if old.task is not None:
+                old.task.cancel()
+        if command.verb is not Verb.PAUSE:
+            self.resume(command.saga_id)
+        return True
 
     # --- waiting ---
 
@@ -183,12 +218,15 @@ class Executor:
 
     def _remember(self, saga_id: UUID, progress: Progress | None, deadline_seconds: float) -> Run:
         loop = asyncio.get_running_loop()
-        run = Run(saga_id, loop.create_future(), loop.time() + deadline_seconds, progress)
+        now = loop.time()
+        too_old_at = now + MAX_SAGA_AGE.total_seconds()
+        run = Run(saga_id, loop.create_future(), now + deadline_seconds, too_old_at, progress)
         self._runs[saga_id] = run
         return run
 
     def _forget(self, run: Run) -> None:
-        self._runs.pop(run.saga_id, None)
+        if self._runs.get(run.saga_id) is run:
+            del self._runs[run.saga_id]
         run.ended.cancel()
 
     def _start(self, run: Run) -> None:
@@ -203,103 +241,115 @@ class Executor:
         except Fault as fault:
             log.warning("saga_dropped", saga_id=str(run.saga_id), reason=fault.reason, message=fault.message)
         except Exception:
-            # A bug must not end the replica: the saga leaves memory, and the sweep takes it up again.
+            # A bug must not end the replica, nor keep it busy: the saga leaves memory, and is due again
+            # later.
             log.exception("saga_dropped", saga_id=str(run.saga_id))
+            await self._postpone(run)
         finally:
             self._forget(run)
 
+    async def _postpone(self, run: Run) -> None:
+        if run.progress is None:
+            return
+        seconds = backoff_seconds(self._random, run.progress.attempts + 1, [])
+        try:
+            await self._journal.postpone(
+                run.saga_id, run.progress.epoch, max(seconds, STAY_IN_MEMORY_SECONDS)
+            )
+        except Fault as fault:
+            log.warning("saga_not_postponed", saga_id=str(run.saga_id), reason=fault.reason)
+
     async def _drive(self, run: Run) -> None:
         progress = run.progress or await self._load(run)
-        while progress is not None and progress.state in OPEN_STATES:
-            # Who is too late makes no further call forward: it would be charged only to be refunded.
-            late = progress.may_still_unwind and self._deadline_passed(run)
-            results = [] if late else await self._call_all(progress.pending())
-            entry = self._absorb(progress, results, run)
+        while progress is not None:
+            entry = await self._step(run, progress)
             if entry is None:
-                progress = await self._load(run)
-                if progress is None:
-                    return
-                entry = progress.park("a step function failed; the log has the traceback")
+                return
             if await self._journal.write(entry) is Written.FENCED:
                 log.info("saga_lost", saga_id=str(run.saga_id), epoch=entry.epoch)
                 return
+            if entry.deadline_seconds is not None:
+                run.deadline = asyncio.get_running_loop().time() + entry.deadline_seconds
             if entry.state not in OPEN_STATES:
-                run.ended.set_result(entry)
+                self._end(run, progress, entry)
                 return
             if entry.release:
                 return
             if entry.delay_seconds:
                 await asyncio.sleep(entry.delay_seconds)
 
-    @staticmethod
-    def _deadline_passed(run: Run) -> bool:
-        return asyncio.get_running_loop().time() >= run.deadline
-
-    def _absorb(self, progress: Progress, results: list[Result], run: Run) -> Entry | None:
+    async def _step(self, run: Run, progress: Progress) -> Entry | None:
+        """Make the calls that are due, and say what to write; None where the saga cannot be read again."""
+        now = asyncio.get_running_loop().time()
+        if now >= run.too_old_at:
+            return progress.park("it is so old that participants will soon forget what it did")
+        # Who is too late makes no further call forward: it would be charged only to be refunded.
+        late = progress.may_still_unwind and now >= run.deadline
+        results: list[Result] = []
+        if not late and not progress.must_unwind:
+            remaining = run.deadline - now if progress.may_still_unwind else None
+            results = await self._caller.call_all(progress, remaining)
+        passed = asyncio.get_running_loop().time() >= run.deadline
         try:
-            entry = progress.absorb(results, deadline_passed=self._deadline_passed(run))
+            entry = progress.absorb(results, deadline_passed=passed)
         except Exception:
             log.exception("step_function_failed", saga_id=str(run.saga_id))
-            return None
-        if entry.attempts == 0 or entry.state not in OPEN_STATES:
+            reloaded = await self._load(run)
+            return reloaded.park("a step function failed; the log has the traceback") if reloaded else None
+        return self._scheduled(entry, results) if results and entry.state in OPEN_STATES else entry
+
+    def _scheduled(self, entry: Entry, results: list[Result]) -> Entry:
+        """Say when a saga goes on whose calls were held back, or whose outcome is unknown."""
+        held = next((result for result in results if not result.sent), None)
+        if held is not None:
+            first, last = HELD_SECONDS
+            waiting_for = held.call.action.participant
+            delay = self._random.uniform(first, last if self._breakers.is_open(waiting_for) else 2 * first)
+            return dataclasses.replace(entry, delay_seconds=delay, release=True, waiting_for=waiting_for)
+        unknown = [result for result in results if result.outcome is Outcome.UNKNOWN]
+        if not unknown or entry.attempts == 0:
             return entry
-        delay = self._backoff(entry.attempts, results)
-        return dataclasses.replace(entry, delay_seconds=delay, release=delay > STAY_IN_MEMORY_SECONDS)
+        delay = backoff_seconds(self._random, entry.attempts, unknown)
+        if delay <= STAY_IN_MEMORY_SECONDS:
+            return dataclasses.replace(entry, delay_seconds=delay)
+        waiting_for = unknown[0].call.action.participant
+        return dataclasses.replace(entry, delay_seconds=delay, release=True, waiting_for=waiting_for)
 
-    def _backoff(self, attempts: int, results: list[Result]) -> float:
-        """Seconds of capped exponential backoff with full jitter (Brooker, AWS Architecture Blog, 2015)."""
-        ceiling = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2.0 ** min(attempts, 30))
-        asked = [
-            result.fault.retry_after.total_seconds()
-            for result in results
-            if result.fault is not None and result.fault.retry_after is not None
-        ]
-        return min(BACKOFF_CAP_SECONDS, max([self._random.uniform(0, ceiling), *asked]))
-
-    async def _call_all(self, calls: list[Call]) -> list[Result]:
-        if len(calls) == 1:
-            return [await self._call(calls[0])]
-        return list(await asyncio.gather(*(self._call(call) for call in calls)))
-
-    async def _call(self, call: Call) -> Result:
-        crash_point(f"executor.before_call.{call.step}.{call.operation}")
-        try:
-            reply = await self._participants.call(call.action, call.request)
-        except Fault as fault:
-            outcome = classify(fault)
-            if fault.kind in {FaultKind.UNIMPLEMENTED, FaultKind.UNAUTHENTICATED, FaultKind.DATA_LOSS}:
-                log.error(  # noqa: TRY400 - the fault says it all
-                    "call_needs_attention", rpc=call.action.path, kind=fault.kind, reason=fault.reason
-                )
-            return Result(call, outcome, fault=fault)
-        crash_point(f"executor.after_call.{call.step}.{call.operation}")
-        return Result(call, Outcome.DONE, reply=reply)
+    def _end(self, run: Run, progress: Progress, entry: Entry) -> None:
+        if entry.state in TERMINAL_STATES:
+            metrics.finished(progress.definition.kind, entry.state)()
+        else:
+            log.error("saga_parked", saga_id=str(run.saga_id), error=entry.last_error)
+        run.ended.set_result(entry)
 
     async def _load(self, run: Run) -> Progress | None:
         """Read a saga from the journal; None where it is not ours to drive, or does not load (parked)."""
         row, events = await self._journal.load(run.saga_id)
-        if row.owner != self._journal.replica or row.state not in OPEN_STATES:
+        if row.owner != self._journal.replica or row.state not in {*OPEN_STATES, State.WAITING}:
             return None
         progress = self._replayed(row, events)
         if progress is None:
             log.error("definition_missing", saga_id=str(row.id), kind=row.kind, version=row.version)
             await self._journal.write(unloadable(row))
             return None
+        # One that waits for its order is driven only to be withdrawn.
+        if row.state is State.WAITING and not progress.must_unwind:
+            return None
+        now = asyncio.get_running_loop().time()
         run.progress = progress
-        run.deadline = asyncio.get_running_loop().time() + row.deadline_seconds
+        run.deadline = now + row.deadline_seconds
+        run.too_old_at = now + MAX_SAGA_AGE.total_seconds() - row.age_seconds
+        if row.deadline_seconds < 0 and not progress.may_still_unwind:
+            log.error("saga_overdue", saga_id=str(row.id), state=row.state, error=row.last_error)
         return progress
 
     def _replayed(self, row: SagaRow, events: list[Event]) -> Progress | None:
         try:
-            progress = self._definitions.progress(row)
-            if progress is not None:
-                for event in events:
-                    progress.replay(event)
+            return self._definitions.progress(row, events)
         except Exception:
             # Whatever this code cannot read, another try cannot either: a person is needed, not a loop.
             log.exception("saga_does_not_load", saga_id=str(row.id))
             return None
-        return progress
 
 
 def overloaded() -> Fault:
@@ -314,9 +364,7 @@ def overloaded() -> Fault:
 
 def unloadable(row: SagaRow) -> Entry:
     """The entry that parks a saga whose definition this code does not have."""
-    event = Event(
-        "", "parked", 0, INTENDED, detail=f"no definition {row.kind} v{row.version} {row.definition_hash}"
-    )
+    detail = f"no definition {row.kind} v{row.version} {row.definition_hash}"
     return Entry(
         saga_id=row.id,
         epoch=row.epoch,
@@ -325,5 +373,8 @@ def unloadable(row: SagaRow) -> Entry:
         attempts=0,
         pivot_intended=row.pivot_intended,
         refusal=row.refusal,
-        events=(event,),
+        events=(Event("", "parked", 0, INTENDED, detail=detail),),
+        step=row.step,
+        fingerprint=f"{row.kind}.v{row.version}",
+        last_error=detail,
     )

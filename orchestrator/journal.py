@@ -5,99 +5,66 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from datetime import timedelta
-from enum import Enum
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
+from typing_extensions import override
+
 from chassis.crash_points import crash_point
 from chassis.errors import Fault
-from chassis.postgres import Database, Row
+from chassis.postgres import Database, Row, Transaction, unavailable
+from orchestrator import metrics
 from orchestrator import statements as sql
+from orchestrator.arrays import bytes_array, plain_array, text_array
 from orchestrator.batching import Batcher
-from orchestrator.progress import Entry, Event, State
+from orchestrator.entries import REQUESTED, VERB_STATES, Command, Entry, Event, State
+from orchestrator.saga_log import (
+    Acceptance,
+    Accepted,
+    Holder,
+    SagaLog,
+    SagaRow,
+    Standing,
+    Written,
+    order_busy,
+)
 
 WRITE_RETRY_SECONDS = 0.5
 WRITE_ATTEMPTS = 10
 KEY_LIFETIME = timedelta(hours=24)
+DEFAULT_ARCHIVE_AFTER = timedelta(days=7)
+# A saga of ours that is not in memory may have been accepted since the list was made: one that was written so
+# recently is left alone.
+SWEEP_GRACE_SECONDS = 2.0
+PRUNE_BATCH = 1_000
+START_BATCH = 64
+WAKE_BATCH = 10_000
+RAMP_PER_SECOND = 20.0
+BEGIN_ATTEMPTS = 5
 
 
-@dataclass(frozen=True)
-class Acceptance:
-    """A saga to be begun under an idempotency key."""
-
-    saga_id: UUID
-    kind: str
-    version: int
-    definition_hash: str
-    key: UUID
-    context: dict[str, Any]
-    deadline: timedelta
-    events: tuple[Event, ...]
-    owner: str
-    caller: str
-    rpc: str
-    idempotency_key: str
-    request_hash: bytes
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Which saga a key names: ours where `fresh`, else an earlier one, with its answer once it has one."""
-
-    saga_id: UUID
-    request_hash: bytes
-    answer: bytes | None
-    fresh: bool
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a saga stands for the one who waits: its state, its terminal answer, its refusal, its order."""
-
-    state: State
-    answer: bytes | None
-    refusal: dict[str, Any] | None = None
-    key: UUID | None = None
-
-
-@dataclass(frozen=True)
-class SagaRow:
-    """A saga as it is stored."""
-
-    id: UUID
-    kind: str
-    version: int
-    definition_hash: str
-    key: UUID
-    state: State
-    sequence: int
-    epoch: int
-    owner: str | None
-    context: dict[str, Any]
-    deadline_seconds: float
-    attempts: int
-    pivot_intended: bool
-    refusal: dict[str, Any] | None
-
-
-class Written(Enum):
-    """What became of an entry."""
-
-    YES = "yes"
-    FENCED = "fenced"
-
-
-class Journal:
+class Journal(SagaLog):
     """The durable log of one replica; others write to the same tables, and the fence keeps them apart."""
 
-    def __init__(self, database: Database, replica: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        replica: str,
+        *,
+        archive_after: timedelta = DEFAULT_ARCHIVE_AFTER,
+    ) -> None:
         self._database = database
         self.replica = replica
-        self._entries: Batcher[Entry, Written] = Batcher(self._write_batch)
-        self._acceptances: Batcher[Acceptance, bool] = Batcher(self._accept_batch)
+        self._archive_after = archive_after
+        self._entries: Batcher[Entry, Written] = Batcher(
+            self._write_batch, metrics.group_commit("write"), gives_up=_is_away
+        )
+        self._acceptances: Batcher[Acceptance, bool] = Batcher(
+            self._accept_batch, metrics.group_commit("accept"), gives_up=_is_away
+        )
 
     @property
     def batches(self) -> int:
@@ -110,28 +77,46 @@ class Journal:
             group.create_task(self._entries.run(), name="journal-entries")
             group.create_task(self._acceptances.run(), name="journal-acceptances")
 
-    async def accept(self, acceptance: Acceptance) -> Accepted:
-        """Insert key, saga and first intents in one commit, or find the earlier owner of the key.
+    # --- beginning ---
 
-        Raises:
-            Fault: the database is away; nothing is known to be accepted, the client may send the same key
-            again.
-        """
+    @override
+    async def accept(self, acceptance: Acceptance) -> Accepted:
         if await self._acceptances.submit(acceptance):
             return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True)
-        # Without a row, the winner expired between the two statements, and the key is free again.
-        return await self.find(acceptance) or await self.accept(acceptance)
+        found = await self.find(acceptance)
+        if found is None:
+            # Its key expired between the two statements: the caller asks again.
+            raise unavailable("whether the request was accepted is not known; send it again")
+        return found
 
+    @override
+    async def accept_behind(self, acceptance: Acceptance) -> Accepted:
+        async def begin(tx: Transaction) -> Accepted:
+            return await _begin_behind(tx, acceptance)
+
+        for _ in range(BEGIN_ATTEMPTS):
+            try:
+                return await self._database.run(begin)
+            except UniqueViolation:
+                continue  # a sweep started one that waits, in the same moment
+        raise unavailable("too many requests for one order at once")
+
+    @override
     async def find(self, acceptance: Acceptance) -> Accepted | None:
-        """The saga that has the key of this acceptance already, if any."""
         rows = await self._database.fetch(sql.FIND_KEY, _key_of(acceptance))
+        return _found(rows[0], acceptance) if rows else None
+
+    @override
+    async def holder(self, key: UUID) -> Holder | None:
+        rows = await self._database.fetch(sql.FIND_HOLDER, {"key": key})
         if not rows:
             return None
         row = rows[0]
-        # A batch whose commit was cut and that was written again finds its own row: it is ours to drive.
-        fresh = row["saga_id"] == acceptance.saga_id
-        return Accepted(row["saga_id"], bytes(row["request_hash"]), row["answer"], fresh=fresh)
+        return Holder(row["id"], row["kind"], State(row["state"]), row["pivot_intended"], row["context"])
 
+    # --- driving ---
+
+    @override
     async def write(self, entry: Entry) -> Written:
         """Commit an entry where (epoch, sequence) still match; wait, within a bound, for the database.
 
@@ -150,41 +135,17 @@ class Journal:
                 await asyncio.sleep(WRITE_RETRY_SECONDS)
         else:  # pragma: no cover - the loop returns or raises
             raise AssertionError
-        if written is Written.FENCED and await self._landed(entry):
-            written = Written.YES
+        if written is Written.FENCED:
+            written = Written.YES if await self._landed(entry) else Written.FENCED
+            if written is Written.FENCED:
+                metrics.FENCE_REFUSALS.inc()
         crash_point("journal.after_write")
         return written
 
-    async def load(self, saga_id: UUID) -> tuple[SagaRow, list[Event]]:
-        """Read a saga and its events, oldest first; KeyError where there is none."""
-        rows = await self._database.fetch(sql.GET_SAGA, {"id": saga_id})
-        if not rows:
-            raise KeyError(saga_id)
-        events = await self._database.fetch(sql.GET_EVENTS, {"id": saga_id})
-        return saga_row(rows[0]), [
-            Event(
-                row["step"],
-                row["op"],
-                row["attempt"],
-                row["outcome"],
-                row["detail"],
-                row["request"],
-                row["reply"],
-                row["recorded"],
-            )
-            for row in events
-        ]
-
-    async def standing(self, saga_id: UUID) -> Standing:
-        """Where a saga stands now; KeyError where there is none."""
-        rows = await self._database.fetch(sql.GET_STANDING, {"id": saga_id})
-        if not rows:
-            raise KeyError(saga_id)
-        row = rows[0]
-        return Standing(State(row["state"]), row["answer"], row["refusal"], row["key"])
-
     async def _landed(self, entry: Entry) -> bool:
         """Whether an entry that matched nothing is there already: committed by a try whose reply got lost."""
+        if not entry.events:
+            return False
         rows = await self._database.fetch(sql.GET_FENCE, {"id": entry.saga_id})
         if not rows:
             return False
@@ -194,20 +155,107 @@ class Journal:
             == (last.step, last.operation, last.attempt, last.outcome)
         )
 
+    @override
+    async def command(self, command: Command, *, owner: str) -> int | None:
+        event = command.event
+        rows = await self._database.fetch(
+            sql.COMMAND,
+            {
+                "id": command.saga_id,
+                "verb": str(command.verb),
+                "states": [str(state) for state in VERB_STATES[command.verb]],
+                "before_pivot": command.before_pivot,
+                "sequence": command.sequence,
+                "owner": owner,
+                "step": event.step,
+                "outcome": REQUESTED,
+                "detail": event.detail,
+                "reply": event.reply,
+                "actor": event.actor,
+                "reason": event.reason,
+            },
+        )
+        return int(rows[0]["epoch"]) if rows else None
+
+    @override
+    async def postpone(self, saga_id: UUID, epoch: int, seconds: float) -> None:
+        params = {"id": saga_id, "epoch": epoch, "seconds": seconds, "replica": self.replica}
+        await self._database.fetch(sql.POSTPONE, params)
+
+    # --- reading ---
+
+    @override
+    async def load(self, saga_id: UUID) -> tuple[SagaRow, list[Event]]:
+        rows = await self._database.fetch(sql.GET_SAGA, {"id": saga_id})
+        if not rows:
+            raise KeyError(saga_id)
+        events = await self._database.fetch(sql.GET_EVENTS, {"id": saga_id})
+        return saga_row(rows[0]), [event_of(row) for row in events]
+
+    @override
+    async def standing(self, saga_id: UUID) -> Standing:
+        rows = await self._database.fetch(sql.GET_STANDING, {"id": saga_id})
+        if not rows:
+            raise KeyError(saga_id)
+        row = rows[0]
+        return Standing(State(row["state"]), row["answer"], row["refusal"], row["key"])
+
+    # --- leases ---
+
+    @override
+    async def renew(self, lease_seconds: float) -> None:
+        await self._database.fetch(sql.RENEW_REPLICA, {"id": self.replica, "lease": lease_seconds})
+
+    @override
+    async def claim(self, in_memory: Collection[UUID], *, limit: int, newest_first: bool) -> Sequence[UUID]:
+        await self._database.fetch(sql.START_WAITING, {"limit": START_BATCH})
+        params = {
+            "replica": self.replica,
+            "in_memory": list(in_memory),
+            "limit": limit,
+            "grace": SWEEP_GRACE_SECONDS,
+        }
+        rows = await self._database.fetch(sql.CLAIM_NEWEST if newest_first else sql.CLAIM_OLDEST, params)
+        return [row["id"] for row in rows]
+
+    @override
+    async def wake(self, participant: str) -> None:
+        params = {"participant": participant, "limit": WAKE_BATCH, "rate": RAMP_PER_SECOND}
+        await self._database.fetch(sql.WAKE, params)
+
+    @override
+    async def hand_over(self) -> None:
+        await self._database.fetch(sql.REMOVE_REPLICA, {"id": self.replica})
+
+    @override
+    async def prune(self, lease_seconds: float) -> None:
+        await self._database.fetch(sql.PRUNE_KEYS, {"limit": PRUNE_BATCH})
+        await self._database.fetch(sql.REMOVE_EXPIRED_REPLICAS, {"lease": lease_seconds})
+        params = {"age": self._archive_after.total_seconds(), "limit": PRUNE_BATCH}
+        rows = await self._database.fetch(sql.ARCHIVE, params)
+        metrics.ARCHIVED.inc(rows[0]["archived"])
+
+    # --- batches ---
+
     async def _write_batch(self, entries: Sequence[Entry]) -> list[Written]:
         ordered = sorted(entries, key=lambda entry: entry.saga_id)  # one lock order for all replicas
         params: dict[str, Any] = {
-            "ids": [entry.saga_id for entry in ordered],
-            "epochs": [entry.epoch for entry in ordered],
-            "seqs": [entry.sequence for entry in ordered],
-            "counts": [len(entry.events) for entry in ordered],
-            "states": [str(entry.state) for entry in ordered],
-            "attempts": [entry.attempts for entry in ordered],
-            "pivots": [entry.pivot_intended for entry in ordered],
-            "refusals": [json.dumps(entry.refusal) if entry.refusal else None for entry in ordered],
-            "answers": [entry.answer for entry in ordered],
-            "delays": [entry.delay_seconds for entry in ordered],
-            "releases": [entry.release for entry in ordered],
+            "ids": plain_array(entry.saga_id for entry in ordered),
+            "epochs": plain_array(entry.epoch for entry in ordered),
+            "seqs": plain_array(entry.sequence for entry in ordered),
+            "counts": plain_array(len(entry.events) for entry in ordered),
+            "states": plain_array(entry.state for entry in ordered),
+            "attempts": plain_array(entry.attempts for entry in ordered),
+            "pivots": plain_array(entry.pivot_intended for entry in ordered),
+            "refusals": text_array(json.dumps(entry.refusal) if entry.refusal else None for entry in ordered),
+            "answers": bytes_array(entry.answer for entry in ordered),
+            "deadlines": plain_array(entry.deadline_seconds for entry in ordered),
+            "delays": plain_array(entry.delay_seconds for entry in ordered),
+            "releases": plain_array(entry.release for entry in ordered),
+            "steps": text_array(entry.step for entry in ordered),
+            "waits": text_array(entry.waiting_for for entry in ordered),
+            "fingerprints": text_array(entry.fingerprint for entry in ordered),
+            "errors": text_array(entry.last_error for entry in ordered),
         }
         params |= _event_columns([(entry.saga_id, entry.sequence, entry.events) for entry in ordered])
         rows = await self._database.fetch(sql.WRITE_ENTRIES, params)
@@ -217,19 +265,21 @@ class Journal:
     async def _accept_batch(self, acceptances: Sequence[Acceptance]) -> list[bool]:
         ordered = sorted(acceptances, key=lambda item: (item.caller, item.rpc, item.idempotency_key))
         params: dict[str, Any] = {
-            "ids": [item.saga_id for item in ordered],
-            "kinds": [item.kind for item in ordered],
-            "versions": [item.version for item in ordered],
-            "hashes": [item.definition_hash for item in ordered],
-            "keys": [item.key for item in ordered],
-            "contexts": [json.dumps(item.context) for item in ordered],
-            "deadlines": [item.deadline.total_seconds() for item in ordered],
-            "counts": [len(item.events) for item in ordered],
-            "owners": [item.owner for item in ordered],
-            "callers": [item.caller for item in ordered],
-            "rpcs": [item.rpc for item in ordered],
-            "idempotency_keys": [item.idempotency_key for item in ordered],
-            "request_hashes": [item.request_hash for item in ordered],
+            "ids": plain_array(item.saga_id for item in ordered),
+            "kinds": text_array(item.kind for item in ordered),
+            "versions": plain_array(item.version for item in ordered),
+            "hashes": text_array(item.definition_hash for item in ordered),
+            "keys": plain_array(item.key for item in ordered),
+            "contexts": text_array(json.dumps(item.context) for item in ordered),
+            "deadlines": plain_array(item.deadline.total_seconds() for item in ordered),
+            "counts": plain_array(len(item.events) for item in ordered),
+            "owners": text_array(item.owner for item in ordered),
+            "callers": text_array(item.caller for item in ordered),
+            "rpcs": text_array(item.rpc for item in ordered),
+            "idempotency_keys": text_array(item.idempotency_key for item in ordered),
+            "request_hashes": bytes_array(item.request_hash for item in ordered),
+            "steps": text_array(item.step for item in ordered),
+            "pivots": plain_array(item.pivot_intended for item in ordered),
             "lifetime": KEY_LIFETIME.total_seconds(),
         }
         params |= _event_columns([(item.saga_id, 0, item.events) for item in ordered])
@@ -238,32 +288,100 @@ class Journal:
         return [item.saga_id in fresh for item in acceptances]
 
 
+async def _begin_behind(tx: Transaction, acceptance: Acceptance) -> Accepted:
+    # Who comes first, waits first: one at a time for one order.
+    await tx.fetch(sql.LOCK_ORDER, {"key": acceptance.key})
+    known = await tx.fetch(sql.FIND_KEY, _key_of(acceptance))
+    if known:
+        return _found(known[0], acceptance)
+    holders = await tx.fetch(sql.LOCK_HOLDER, {"key": acceptance.key})
+    if holders and holders[0]["state"] == State.PARKED:
+        raise order_busy(holders[0]["id"])
+    waits = bool(holders) or bool(await tx.fetch(sql.FIND_WAITING, {"key": acceptance.key}))
+    named = await tx.fetch(
+        sql.NAME_SAGA,
+        {
+            **_key_of(acceptance),
+            "request_hash": acceptance.request_hash,
+            "saga_id": acceptance.saga_id,
+            "lifetime": KEY_LIFETIME.total_seconds(),
+        },
+    )
+    if not named:
+        return _found((await tx.fetch(sql.FIND_KEY, _key_of(acceptance)))[0], acceptance)
+    await tx.fetch(
+        sql.BEGIN_BEHIND,
+        {
+            "id": acceptance.saga_id,
+            "kind": acceptance.kind,
+            "version": acceptance.version,
+            "definition_hash": acceptance.definition_hash,
+            "key": acceptance.key,
+            "state": "WAITING" if waits else "RUNNING",
+            "owner": None if waits else acceptance.owner,
+            "context": acceptance.context,
+            "deadline": acceptance.deadline.total_seconds(),
+        },
+    )
+    return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True, waiting=waits)
+
+
 def saga_row(row: Row) -> SagaRow:
     """Make a SagaRow of a row of the table `saga`."""
-    names = {field.name for field in dataclasses.fields(SagaRow)}
-    values = {name: value for name, value in row.items() if name in names}
+    values = {name: row[name] for name in _STORED_NAMES}
     return SagaRow(**values | {"state": State(row["state"]), "sequence": row["seq"]})
+
+
+_STORED_NAMES = [
+    field.name for field in dataclasses.fields(SagaRow) if field.name not in {"state", "sequence"}
+]
+
+
+def event_of(row: Row) -> Event:
+    """Make an Event of a row of the table `saga_event`."""
+    return Event(
+        row["step"],
+        row["op"],
+        row["attempt"],
+        row["outcome"],
+        row["detail"],
+        row["request"],
+        row["reply"],
+        row["recorded"],
+        row["actor"],
+        row["reason"],
+    )
+
+
+def _found(row: Row, acceptance: Acceptance) -> Accepted:
+    # A batch whose commit was cut and that was written again finds its own row: it is ours to drive.
+    fresh = row["saga_id"] == acceptance.saga_id
+    return Accepted(row["saga_id"], bytes(row["request_hash"]), row["answer"], fresh=fresh)
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, Fault)
 
 
 def _key_of(acceptance: Acceptance) -> dict[str, Any]:
     return {"caller": acceptance.caller, "rpc": acceptance.rpc, "key": acceptance.idempotency_key}
 
 
-def _event_columns(items: Sequence[tuple[UUID, int, tuple[Event, ...]]]) -> dict[str, list[Any]]:
+def _event_columns(items: Sequence[tuple[UUID, int, tuple[Event, ...]]]) -> dict[str, str]:
     rows = [
         (saga_id, first + offset, event)
         for saga_id, first, events in items
         for offset, event in enumerate(events, start=1)
     ]
     return {
-        "event_sagas": [saga_id for saga_id, _, _ in rows],
-        "event_seqs": [sequence for _, sequence, _ in rows],
-        "event_steps": [event.step for _, _, event in rows],
-        "event_ops": [event.operation for _, _, event in rows],
-        "event_attempts": [event.attempt for _, _, event in rows],
-        "event_outcomes": [event.outcome for _, _, event in rows],
-        "event_details": [event.detail for _, _, event in rows],
-        "event_recorded": [event.recorded for _, _, event in rows],
-        "event_requests": [event.request for _, _, event in rows],
-        "event_replies": [event.reply for _, _, event in rows],
+        "event_sagas": plain_array(saga_id for saga_id, _, _ in rows),
+        "event_seqs": plain_array(sequence for _, sequence, _ in rows),
+        "event_steps": text_array(event.step for _, _, event in rows),
+        "event_ops": plain_array(event.operation for _, _, event in rows),
+        "event_attempts": plain_array(event.attempt for _, _, event in rows),
+        "event_outcomes": plain_array(event.outcome for _, _, event in rows),
+        "event_details": text_array(event.detail for _, _, event in rows),
+        "event_recorded": plain_array(event.recorded for _, _, event in rows),
+        "event_requests": bytes_array(event.request for _, _, event in rows),
+        "event_replies": bytes_array(event.reply for _, _, event in rows),
     }

@@ -8,35 +8,42 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from chassis.errors import Fault
-from chassis.postgres import Database
-from orchestrator import statements as sql
+from orchestrator import metrics
 from orchestrator.executor import Executor
+from orchestrator.saga_log import SagaLog
 
 RENEW_SECONDS = 1.0
 SWEEP_SECONDS = 0.5
 SWEEP_BATCH = 64
+# A sweep that finds much goes on at once, within this bound.
+MAX_SWEEPS_IN_A_ROW = 16
 PRUNE_SECONDS = 60.0
-PRUNE_BATCH = 1_000
 
 log = structlog.get_logger(__name__)
 
 
 class Leases:
-    """The lease of one replica. All times are the database's."""
+    """The lease of one replica. All times that matter are the journal's."""
 
-    def __init__(self, database: Database, executor: Executor, replica: str, *, lease_seconds: float) -> None:
-        self._database = database
+    def __init__(self, journal: SagaLog, executor: Executor, *, lease_seconds: float) -> None:
+        self._journal = journal
         self._executor = executor
-        self._replica = replica
         self._lease_seconds = lease_seconds
         self._newest_first = False
+        self._renewed_at: float | None = None
 
     async def renew(self) -> None:
-        """Say that this replica lives, for another lease; raises Fault where the database is away."""
-        await self._database.fetch(sql.RENEW_REPLICA, {"id": self._replica, "lease": self._lease_seconds})
+        """Say that this replica lives, for another lease; raises Fault where the journal is away."""
+        loop = asyncio.get_running_loop()
+        await self._journal.renew(self._lease_seconds)
+        # Only told, never acted upon: the fence is what keeps a replica that slept from doing harm.
+        if self._renewed_at is not None and loop.time() - self._renewed_at > self._lease_seconds:
+            metrics.LEASE_LOSSES.inc()
+            log.warning("lease_was_lost", seconds=round(loop.time() - self._renewed_at, 1))
+        self._renewed_at = loop.time()
 
     async def run(self) -> None:
-        """Renew, sweep and prune until cancelled; a database that is away is waited for."""
+        """Renew, sweep and prune until cancelled; a journal that is away is waited for."""
         async with asyncio.TaskGroup() as group:
             group.create_task(
                 self._repeat(self.renew, min(RENEW_SECONDS, self._lease_seconds / 3)), name="lease-renew"
@@ -49,26 +56,29 @@ class Leases:
 
         The turns keep a saga that fails at once, again and again, from starving the rest.
         """
-        limit = min(self._executor.capacity, SWEEP_BATCH)
-        if limit <= 0:
-            return
-        self._newest_first = not self._newest_first
-        statement = sql.CLAIM_NEWEST if self._newest_first else sql.CLAIM_OLDEST
-        params = {"replica": self._replica, "in_memory": self._executor.in_memory, "limit": limit}
-        rows = await self._database.fetch(statement, params)
-        if rows:
-            log.info("sagas_claimed", count=len(rows))
-        for row in rows:
-            self._executor.resume(row["id"])
+        for _ in range(MAX_SWEEPS_IN_A_ROW):
+            limit = min(self._executor.capacity, SWEEP_BATCH)
+            if limit <= 0:
+                return
+            self._newest_first = not self._newest_first
+            claimed = await self._journal.claim(
+                self._executor.in_memory, limit=limit, newest_first=self._newest_first
+            )
+            if claimed:
+                metrics.CLAIMED.inc(len(claimed))
+                log.info("sagas_claimed", count=len(claimed))
+            for saga_id in claimed:
+                self._executor.resume(saga_id)
+            if len(claimed) < limit:
+                return
 
     async def prune(self) -> None:
-        """Forget keys whose time is over and replicas that are long gone, a bounded number at a time."""
-        await self._database.fetch(sql.PRUNE_KEYS, {"limit": PRUNE_BATCH})
-        await self._database.fetch(sql.REMOVE_EXPIRED_REPLICAS, {"lease": self._lease_seconds})
+        """Forget keys whose time is over and replicas that are long gone, and archive old finished sagas."""
+        await self._journal.prune(self._lease_seconds)
 
     async def hand_over(self) -> None:
         """Give this replica's sagas to whoever sweeps next; the raised epoch fences the rest."""
-        await self._database.fetch(sql.REMOVE_REPLICA, {"id": self._replica})
+        await self._journal.hand_over()
 
     async def _repeat(self, action: Callable[[], Awaitable[None]], seconds: float) -> None:
         while True:
@@ -76,4 +86,7 @@ class Leases:
                 await action()
             except Fault as fault:
                 log.warning("lease_action_failed", action=action.__name__, reason=fault.reason)
+            except Exception:
+                # A bug in one round must not end the lease: without renewals every saga would change hands.
+                log.exception("lease_action_failed", action=action.__name__)
             await asyncio.sleep(seconds)

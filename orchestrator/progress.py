@@ -7,88 +7,33 @@ committed, and no undo before the decision to unwind is.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from chassis.errors import Fault, FaultKind
-from orchestrator.saga import Action, Ending, Operation, Outcome, Saga, Step, View
+from orchestrator.entries import (
+    DETAIL_CHARACTERS,
+    INTENDED,
+    OPEN_STATES,
+    REQUESTED,
+    TERMINAL_STATES,
+    Call,
+    Entry,
+    Event,
+    Result,
+    State,
+    Verb,
+)
+from orchestrator.saga import Ending, Operation, Outcome, Saga, Step, View
 
-DETAIL_CHARACTERS = 500
-
-
-class State(StrEnum):
-    """Where a saga stands."""
-
-    RUNNING = "RUNNING"
-    COMPENSATING = "COMPENSATING"
-    WAITING = "WAITING"
-    PAUSED = "PAUSED"
-    PARKED = "PARKED"
-    COMPLETED = "COMPLETED"
-    COMPENSATED = "COMPENSATED"
-
-
-OPEN_STATES = frozenset({State.RUNNING, State.COMPENSATING})
-TERMINAL_STATES = frozenset({State.COMPLETED, State.COMPENSATED})
-
-INTENDED = "intended"
+UNWIND = "unwind"
+_UNWIND_REASONS = {Verb.CANCEL: "CANCELLED", Verb.COMPENSATE: "COMPENSATED_BY_OPERATOR"}
 
 
-@dataclass(frozen=True)
-class Event:
-    """One line of the journal: an intent with its request, or what became of it."""
-
-    step: str
-    operation: str
-    attempt: int
-    outcome: str
-    detail: str = ""
-    request: bytes | None = None
-    reply: bytes | None = None
-    recorded: bool = False
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call whose intent is journaled: the same bytes are sent until its outcome is known."""
-
-    step: str
-    operation: Operation
-    action: Action
-    request: bytes
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a call said: its reply where it is DONE, else the fault."""
-
-    call: Call
-    outcome: Outcome
-    reply: bytes | None = None
-    fault: Fault | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One write to the journal: events, and the saga's row after them, if (epoch, sequence) match."""
-
-    saga_id: UUID
-    epoch: int
-    sequence: int
-    state: State
-    attempts: int
-    pivot_intended: bool
-    refusal: dict[str, Any] | None
-    events: tuple[Event, ...]
-    answer: bytes | None = None
-    delay_seconds: float | None = None
-    release: bool = False
-
-
-@dataclass
+@dataclass(slots=True)
 class _Half:
     """One half of one step, as the journal knows it."""
 
@@ -113,43 +58,91 @@ class Progress:
     attempts: int = 0
     refusal: Fault | None = None
     refused_step: str = ""
-    _halves: dict[tuple[str, str], _Half] = field(default_factory=dict)
+    fingerprint: str = ""
+    last_error: str = ""
+    step: str = ""
+    unwind_requested: Fault | None = None
+    _halves: dict[tuple[str, Operation], _Half] = field(default_factory=dict)
+    _direction: Operation = Operation.DO
+    _groups: tuple[tuple[Step, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        chosen = (
+            tuple(step for step in group if step.when is None or step.when(self.params))
+            for group in self.definition.groups
+        )
+        self._groups = tuple(group for group in chosen if group)
 
     def replay(self, event: Event) -> None:
         """Take one journaled event into account; called in the order of the journal."""
-        key = (event.step, event.operation)
-        if event.outcome == INTENDED:
-            self._halves[key] = _Half(request=event.request or b"")
-        elif event.step:
-            half = self._halves[key]
+        if event.outcome == REQUESTED:
+            self._replay_request(event)
+        elif not event.step:
+            if event.operation == UNWIND:
+                self._direction = Operation.UNDO
+        elif event.outcome == INTENDED:
+            self._halves[event.step, Operation(event.operation)] = _Half(request=event.request or b"")
+        else:
+            half = self._halves[event.step, Operation(event.operation)]
             half.attempts = event.attempt
             half.recorded = event.recorded
             half.reply = event.reply
             half.outcome = None if event.outcome == Outcome.UNKNOWN else Outcome(event.outcome)
+
+    def _replay_request(self, event: Event) -> None:
+        if event.operation == Verb.RETRY:
+            for (_, operation), half in self._halves.items():
+                if operation is self._direction and half.outcome is Outcome.REFUSED:
+                    half.outcome = None
+        elif event.operation == Verb.SKIP:
+            half = self._halves[event.step, Operation.DO]
+            half.outcome, half.reply = Outcome.DONE, event.reply
+        elif event.operation in _UNWIND_REASONS:
+            reason = _UNWIND_REASONS[Verb(event.operation)]
+            self.unwind_requested = Fault(FaultKind.FAILED_PRECONDITION, reason, event.reason or event.detail)
 
     # --- what to do ---
 
     @property
     def may_still_unwind(self) -> bool:
         """Whether a deadline or a cancel still has an effect: before the pivot's intent."""
-        return self.state is State.RUNNING and not self.pivot_intended
+        return self.state in {State.RUNNING, State.WAITING} and not self.pivot_intended
+
+    @property
+    def must_unwind(self) -> bool:
+        """Whether somebody asked for an unwind, and it is still possible."""
+        return self.unwind_requested is not None and self.may_still_unwind
 
     def begin(self) -> tuple[Event, ...]:
         """Intend the first group; the events belong into the same write as the saga itself."""
-        return tuple(self._intend(step, Operation.DO) for step in self.definition.groups[0])
+        events = tuple(self._intend(step, Operation.DO) for step in self._groups[0])
+        self.step = events[0].step
+        self.pivot_intended = any(step.pivot for step in self._groups[0])
+        return events
 
     def pending(self) -> list[Call]:
         """The calls that are intended and not known to be done or refused, in this direction."""
-        direction = Operation.DO if self.state is State.RUNNING else Operation.UNDO
         calls = []
-        for (name, operation), half in self._halves.items():
-            if operation != direction or half.outcome is not None:
-                continue
+        for name, operation, half in self._unsettled():
             step = self.definition.step(name)
-            action = step.do if direction is Operation.DO else step.undo
+            action = step.do if operation is Operation.DO else step.undo
             if action is not None:
-                calls.append(Call(name, direction, action, half.request, half.attempts + 1))
+                calls.append(Call(name, operation, action, half.request, half.attempts + 1))
         return calls
+
+    def _unsettled(self) -> Iterator[tuple[str, Operation, _Half]]:
+        direction = Operation.DO if self.state in {State.RUNNING, State.WAITING} else Operation.UNDO
+        for (name, operation), half in self._halves.items():
+            if operation is direction and half.outcome is None:
+                yield name, operation, half
+
+    def refused_calls(self) -> list[str]:
+        """The steps whose calls were refused in the present direction: what parked the saga."""
+        return [
+            name
+            for (name, operation), half in self._halves.items()
+            if operation is self._direction and half.outcome is Outcome.REFUSED
+        ]
 
     def ending(self) -> Ending:
         """What an answer is made of."""
@@ -168,14 +161,41 @@ class Progress:
     def absorb(self, results: list[Result], *, deadline_passed: bool) -> Entry:
         """Turn results into the entry that records them and the intent of what comes next."""
         epoch, sequence = self.epoch, self.sequence
-        events = [self._record(result) for result in results]
-        if self.state is State.RUNNING:
-            events += self._go_forward(results, deadline_passed=deadline_passed)
-        elif self.state is State.COMPENSATING:
+        unwinding_before = self._direction is Operation.UNDO
+        events = [self._record(result) for result in results if result.sent]
+        self._note_errors(results)
+        if self.state is State.COMPENSATING:
             events += self._go_back(results)
-        unknown = any(result.outcome is Outcome.UNKNOWN for result in results)
-        self.attempts = self.attempts + 1 if unknown and self.state in OPEN_STATES else 0
+        elif self.state in {State.RUNNING, State.WAITING}:
+            events += self._go_forward(results, deadline_passed=deadline_passed)
+        unknown = any(result.outcome is Outcome.UNKNOWN and result.sent for result in results)
+        held = any(not result.sent for result in results)
+        if self.state not in OPEN_STATES:
+            self.attempts = 0
+        elif not held or unknown:
+            self.attempts = self.attempts + 1 if unknown else 0
+        unwinds_now = self._direction is Operation.UNDO and not unwinding_before
+        return self._entry(
+            epoch,
+            sequence,
+            events,
+            deadline=self.definition.unwind_deadline.total_seconds() if unwinds_now else None,
+        )
+
+    def park(self, detail: str) -> Entry:
+        """Stop: a person is needed. `detail` says why, for the timeline."""
+        epoch, sequence = self.epoch, self.sequence
+        self.attempts = 0
+        if not self.last_error:
+            self._set_error(self.step, "engine", FaultKind.INTERNAL, "PARKED", detail)
+        return self._entry(epoch, sequence, [self._parked(detail)], deadline=None)
+
+    def _entry(self, epoch: int, sequence: int, events: list[Event], *, deadline: float | None) -> Entry:
         self.sequence += len(events)
+        if self.state in TERMINAL_STATES:
+            self.step = self.refused_step
+        elif self.state in OPEN_STATES:
+            self.step = next((name for name, _, _ in self._unsettled()), self.step)
         return Entry(
             saga_id=self.saga_id,
             epoch=epoch,
@@ -185,39 +205,25 @@ class Progress:
             pivot_intended=self.pivot_intended,
             refusal=self._refusal_json(),
             events=tuple(events),
+            step=self.step,
             answer=self._answer(),
-        )
-
-    def park(self, detail: str) -> Entry:
-        """Stop: a person is needed. `detail` says why, for the timeline."""
-        epoch, sequence = self.epoch, self.sequence
-        event = self._parked(detail)
-        self.sequence += 1
-        return Entry(
-            saga_id=self.saga_id,
-            epoch=epoch,
-            sequence=sequence,
-            state=self.state,
-            attempts=0,
-            pivot_intended=self.pivot_intended,
-            refusal=self._refusal_json(),
-            events=(event,),
+            deadline_seconds=deadline,
+            fingerprint=self.fingerprint,
+            last_error=self.last_error,
         )
 
     def _go_forward(self, results: list[Result], *, deadline_passed: bool) -> list[Event]:
         refused = next((result for result in results if result.outcome is Outcome.REFUSED), None)
         if refused is not None:
-            fault = refused.fault or Fault(FaultKind.INTERNAL, "REFUSED", "the participant refused")
-            pivot = self.definition.step(refused.call.step).pivot
-            if self.pivot_intended and not (pivot and fault.recorded):
-                return [self._parked(f"{refused.call.step} was refused after the pivot: {fault.message}")]
-            return self._unwind(refused.call.step, fault)
+            return self._refused_forward(refused)
+        if self.must_unwind and self.unwind_requested is not None:
+            return self._unwind("", self.unwind_requested)
         if deadline_passed and not self.pivot_intended and not self._all_done():
             fault = Fault(
                 FaultKind.DEADLINE_EXCEEDED, "ORDER_TIMED_OUT", "the order could not be completed in time"
             )
             return self._unwind("", fault)
-        if self.pending():
+        if self._is_pending():
             return []
         group = self._next_group()
         if group is None:
@@ -226,20 +232,30 @@ class Progress:
         self.pivot_intended = self.pivot_intended or any(step.pivot for step in group)
         return [self._intend(step, Operation.DO) for step in group]
 
+    def _refused_forward(self, refused: Result) -> list[Event]:
+        fault = refused.fault or Fault(FaultKind.INTERNAL, "REFUSED", "the participant refused")
+        pivot = self.definition.step(refused.call.step).pivot
+        if self.pivot_intended and not (pivot and fault.recorded):
+            self.step = refused.call.step
+            return [self._parked(f"{refused.call.step} was refused after the pivot: {fault.message}")]
+        return self._unwind(refused.call.step, fault)
+
     def _unwind(self, step: str, fault: Fault) -> list[Event]:
         self.state = State.COMPENSATING
+        self._direction = Operation.UNDO
         self.refusal, self.refused_step = fault, step
-        decision = Event(
-            "", "unwind", 0, INTENDED, detail=f"{fault.reason}: {fault.message}"[:DETAIL_CHARACTERS]
-        )
+        if not step:
+            self._set_error("", UNWIND, fault.kind, fault.reason, fault.message)
+        decision = Event("", UNWIND, 0, INTENDED, detail=_short(f"{fault.reason}: {fault.message}"))
         return [decision, *self._next_undos()]
 
     def _go_back(self, results: list[Result]) -> list[Event]:
         refused = next((result for result in results if result.outcome is Outcome.REFUSED), None)
         if refused is not None:
             message = refused.fault.message if refused.fault else ""
+            self.step = refused.call.step
             return [self._parked(f"the undo of {refused.call.step} was refused: {message}")]
-        return [] if self.pending() else self._next_undos()
+        return [] if self._is_pending() else self._next_undos()
 
     def _next_undos(self) -> list[Event]:
         """Intend the undo of the last group that is not undone yet; without one, the saga is compensated.
@@ -247,7 +263,7 @@ class Progress:
         A step is skipped only where it was never intended, has nothing to undo, or its refusal is recorded at
         the participant: an earlier attempt of an unrecorded refusal may still land.
         """
-        for group in reversed(self.definition.groups):
+        for group in reversed(self._groups):
             undos = [step for step in group if self._needs_undo(step)]
             if undos:
                 return [self._intend(step, Operation.UNDO) for step in undos]
@@ -273,6 +289,7 @@ class Progress:
             operation=operation,
             replies=self._replies(Operation.DO),
             refusal=self.refusal,
+            reads=action.reads,
         )
         request = action.build(view).SerializeToString(deterministic=True)
         self._halves[step.name, operation] = _Half(request=request)
@@ -280,13 +297,12 @@ class Progress:
 
     def _record(self, result: Result) -> Event:
         fault = result.fault
-        detail = f"{fault.reason}: {fault.message}"[:DETAIL_CHARACTERS] if fault else ""
         event = Event(
             result.call.step,
             result.call.operation,
             result.call.attempt,
             result.outcome,
-            detail=detail.replace("\x00", ""),
+            detail=_short(f"{fault.reason}: {fault.message}") if fault else "",
             reply=result.reply,
             recorded=bool(fault and fault.recorded),
         )
@@ -295,13 +311,32 @@ class Progress:
 
     def _parked(self, detail: str) -> Event:
         self.state = State.PARKED
-        return Event("", "parked", 0, INTENDED, detail=detail[:DETAIL_CHARACTERS].replace("\x00", ""))
+        return Event("", "parked", 0, INTENDED, detail=_short(detail))
+
+    def _note_errors(self, results: list[Result]) -> None:
+        """Remember what holds the saga up; forget it once everything went well on the way forward."""
+        failed = next((result for result in results if result.fault is not None), None)
+        if failed is not None and failed.fault is not None:
+            if failed.sent or not self.last_error:
+                call, fault = failed.call, failed.fault
+                kind = f"{fault.kind} {fault.domain}"
+                self._set_error(call.step, call.operation, kind, fault.reason, fault.message)
+        elif results and self._direction is Operation.DO:
+            self.fingerprint = self.last_error = ""
+
+    def _set_error(self, step: str, operation: str, kind: str, reason: str, message: str) -> None:
+        parts = (self.definition.kind, step, str(operation), str(kind), reason)
+        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        self.last_error = _short(f"{reason}: {message}")
+
+    def _is_pending(self) -> bool:
+        return next(self._unsettled(), None) is not None
 
     def _all_done(self) -> bool:
-        return self._next_group() is None and not self.pending()
+        return self._next_group() is None and not self._is_pending()
 
     def _next_group(self) -> tuple[Step, ...] | None:
-        for group in self.definition.groups:
+        for group in self._groups:
             if any((step.name, Operation.DO) not in self._halves for step in group):
                 return group
         return None
@@ -310,7 +345,7 @@ class Progress:
         return {
             name: half.reply
             for (name, op), half in self._halves.items()
-            if op == operation and half.outcome is Outcome.DONE and half.reply is not None
+            if op is operation and half.outcome is Outcome.DONE and half.reply is not None
         }
 
     def _refusal_json(self) -> dict[str, Any] | None:
@@ -322,3 +357,8 @@ class Progress:
         if self.state not in TERMINAL_STATES:
             return None
         return self.definition.answer(self.ending()).SerializeToString(deterministic=True)
+
+
+def _short(text: str) -> str:
+    """What PostgreSQL stores and a timeline shows of a foreign text."""
+    return text[:DETAIL_CHARACTERS].replace("\x00", "")

@@ -18,9 +18,9 @@ from chassis.page_tokens import decode_page_token, encode_page_token
 from chassis.postgres import Database, Row
 from chassis.timestamps import to_timestamp
 from orchestrator import statements as sql
+from orchestrator.entries import State
 from orchestrator.executor import Executor
-from orchestrator.journal import Acceptance, Standing
-from orchestrator.progress import State
+from orchestrator.saga_log import Acceptance, Standing
 from orchestrator.sagas import place_order
 from orchestrator.sagas.place_order import PLACE_ORDER, refusal_message
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc

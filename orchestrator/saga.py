@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
 from chassis.errors import Fault, FaultKind
@@ -26,7 +26,11 @@ Params = TypeVar("Params")
 Reply = TypeVar("Reply", bound=Message)
 
 DEFAULT_CALL_TIMEOUT = timedelta(seconds=5)
+# After it an unwind is overdue: that is an alarm, never a reason to stop.
+DEFAULT_UNWIND_DEADLINE = timedelta(minutes=5)
 OUR_DOMAINS = "sagacity."
+# Marks a field of the parameters that came after the version was released; see `additive`.
+_ADDITIVE = "additive"
 
 _REFUSALS = frozenset(
     {
@@ -75,6 +79,7 @@ class View(Generic[Params]):
     operation: Operation
     replies: Mapping[str, bytes]
     refusal: Fault | None
+    reads: tuple[str, ...] = ()
 
     @property
     def call(self) -> saga_step_pb2.SagaStep:
@@ -85,7 +90,14 @@ class View(Generic[Params]):
         return saga_step_pb2.SagaStep(saga_id=str(self.saga_id), step=self.step, operation=operation)
 
     def output(self, step: str, reply: type[Reply]) -> Reply:
-        """The journaled reply of an earlier step; KeyError where that step is not done."""
+        """The journaled reply of an earlier step.
+
+        Raises:
+            DefinitionError: the step function did not declare that it reads it.
+            KeyError: that step is not done.
+        """
+        if step not in self.reads:
+            raise DefinitionError(f"step {self.step!r} reads {step!r} without saying so: reads=({step!r},)")
         return reply.FromString(self.replies[step])
 
 
@@ -104,6 +116,7 @@ class Action:
     method: str
     build: Build
     timeout: timedelta = DEFAULT_CALL_TIMEOUT
+    reads: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -117,21 +130,40 @@ class Action:
 
 
 def calls(
-    service: str, method: str, *, timeout: timedelta = DEFAULT_CALL_TIMEOUT
+    service: str, method: str, *, timeout: timedelta = DEFAULT_CALL_TIMEOUT, reads: tuple[str, ...] = ()
 ) -> Callable[[Build], Action]:
-    """Make an action of a step function: `@calls("sagacity.inventory.v1.Inventory", "Reserve")`."""
-    return lambda build: Action(service, method, build, timeout)
+    """Make an action of a step function: `@calls("sagacity.inventory.v1.Inventory", "Reserve")`.
+
+    Args:
+        service: Full name of the gRPC service.
+        method: Name of the RPC.
+        timeout: Deadline of one call; less where less is left of the saga's.
+        reads: The steps whose replies the function reads; the linter checks that they are journaled by then.
+    """
+    return lambda build: Action(service, method, build, timeout, reads)
+
+
+def additive(default: Any) -> Any:
+    """A field of the parameters that came after the release: sagas begun without it have the default."""
+    return dataclasses.field(default=default, metadata={_ADDITIVE: True})
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its effect, its compensation, or that it is a check (a read) or the pivot."""
+    """One step: its effect, its compensation, or that it is a check (a read) or the pivot.
+
+    Attributes:
+        skippable: An operator may take it for done: only where money, stock and the order still add up.
+        when: Whether the step is part of a saga with these parameters; None: of every one.
+    """
 
     name: str
     do: Action
     undo: Action | None = None
     check: bool = False
     pivot: bool = False
+    skippable: bool = False
+    when: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True, init=False)
@@ -154,11 +186,15 @@ class Saga(Generic[Params]):
     deadline: timedelta
     steps: tuple[Step | Parallel, ...]
     answer: Callable[[Ending], Message]
+    unwind_deadline: timedelta = DEFAULT_UNWIND_DEADLINE
 
     def __post_init__(self) -> None:
+        # Imported here: the linter works on the definitions of this module.
+        from orchestrator.linter import lint  # noqa: PLC0415
+
         lint(self)
 
-    @property
+    @cached_property
     def groups(self) -> tuple[tuple[Step, ...], ...]:
         """The steps in the order in which they run; steps of one group run in parallel."""
         return tuple(item.steps if isinstance(item, Parallel) else (item,) for item in self.steps)
@@ -170,19 +206,24 @@ class Saga(Generic[Params]):
 
     def step(self, name: str) -> Step:
         """The step of that name; KeyError where there is none."""
-        for step in self.all_steps():
-            if step.name == name:
-                return step
-        raise KeyError(name)
+        return self._by_name[name]
 
-    @property
+    @cached_property
+    def _by_name(self) -> Mapping[str, Step]:
+        return {step.name: step for step in self.all_steps()}
+
+    @cached_property
     def hash(self) -> str:
         """A fingerprint of names, order, RPCs and parameters; where it changes, open sagas do not fit."""
         shape = [
             [(s.name, s.do.path, s.undo.path if s.undo else "", s.check, s.pivot) for s in group]
             for group in self.groups
         ]
-        fields = [(field.name, str(field.type)) for field in dataclasses.fields(self.params)]  # type: ignore[arg-type]
+        fields = [
+            (field.name, str(field.type))
+            for field in dataclasses.fields(self.params)  # type: ignore[arg-type]
+            if not field.metadata.get(_ADDITIVE)
+        ]
         return hashlib.sha256(repr((shape, fields)).encode()).hexdigest()[:16]
 
 
@@ -197,52 +238,3 @@ class Ending:
     undo_replies: Mapping[str, bytes]
     refusal: Fault | None
     refused_step: str
-
-
-def lint(saga: Saga[Any]) -> None:
-    """Refuse a definition that could lose or half-do an order; see architecture.md, section 4."""
-    if not dataclasses.is_dataclass(saga.params):
-        raise DefinitionError(f"{saga.kind}: params must be a dataclass")
-    steps = list(saga.all_steps())
-    names = [step.name for step in steps]
-    for name in names:
-        if names.count(name) > 1:
-            raise DefinitionError(f"{saga.kind}: two steps are named {name!r}")
-    pivots = [step.name for step in steps if step.pivot]
-    if len(pivots) > 1:
-        raise DefinitionError(f"{saga.kind}: more than one pivot: {', '.join(pivots)}")
-    for group in saga.groups:
-        if len(group) > 1 and any(step.pivot for step in group):
-            raise DefinitionError(f"{saga.kind}: the pivot {pivots[0]!r} must be a group of its own")
-    _lint_order(saga, steps)
-    for step in steps:
-        _lint_calls(saga, step)
-
-
-def _lint_order(saga: Saga[Any], steps: list[Step]) -> None:
-    after_pivot = False
-    for step in steps:
-        if step.pivot:
-            after_pivot = True
-            if step.undo is not None:
-                raise DefinitionError(f"{saga.kind}.{step.name}: a pivot cannot be undone")
-        elif after_pivot and step.undo is not None:
-            raise DefinitionError(f"{saga.kind}.{step.name}: an undoable step after the pivot")
-        elif not after_pivot and step.undo is None and not step.check:
-            raise DefinitionError(f"{saga.kind}.{step.name}: before the pivot, but neither undo nor check")
-        if step.check and step.undo is not None:
-            raise DefinitionError(f"{saga.kind}.{step.name}: a check has nothing to undo")
-
-
-def _lint_calls(saga: Saga[Any], step: Step) -> None:
-    for action in filter(None, (step.do, step.undo)):
-        if action.timeout >= saga.deadline:
-            raise DefinitionError(
-                f"{saga.kind}.{step.name}: the call's time-out is not inside the saga's deadline"
-            )
-        try:
-            service = descriptor_pool.Default().FindServiceByName(action.service)
-        except KeyError:
-            raise DefinitionError(f"{saga.kind}.{step.name}: there is no service {action.service}") from None
-        if action.method not in service.methods_by_name:
-            raise DefinitionError(f"{saga.kind}.{step.name}: {action.service} has no RPC {action.method}")

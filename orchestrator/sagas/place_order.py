@@ -108,7 +108,7 @@ def release_stock(saga: View[PlaceOrder]) -> inventory_pb2.ReleaseReservationReq
     )
 
 
-@calls(ORDERS, "QuoteOrder")
+@calls(ORDERS, "QuoteOrder", reads=("reservation", "customer"))
 def quote_order(saga: View[PlaceOrder]) -> orders_pb2.QuoteOrderRequest:
     """A check: what the priced lines cost at the address; refuses where the client expected another total."""
     expected = saga.params.expected_total_minor
@@ -121,7 +121,7 @@ def quote_order(saga: View[PlaceOrder]) -> orders_pb2.QuoteOrderRequest:
     )
 
 
-@calls(PAYMENTS, "Charge", timeout=CHARGE_TIMEOUT)
+@calls(PAYMENTS, "Charge", timeout=CHARGE_TIMEOUT, reads=("quote",))
 def charge_payment(saga: View[PlaceOrder]) -> payments_pb2.ChargeRequest:
     """The quote's total is taken."""
     return payments_pb2.ChargeRequest(
@@ -149,7 +149,7 @@ def commit_reservation(saga: View[PlaceOrder]) -> inventory_pb2.CommitReservatio
     )
 
 
-@calls(ORDERS, "ConfirmOrder")
+@calls(ORDERS, "ConfirmOrder", reads=("reservation", "quote", "customer"))
 def confirm_order(saga: View[PlaceOrder]) -> orders_pb2.ConfirmOrderRequest:
     """The pivot: CONFIRMED implies sold and paid."""
     return orders_pb2.ConfirmOrderRequest(
