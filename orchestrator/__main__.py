@@ -14,12 +14,12 @@ from chassis.telemetry import configure_logging
 from orchestrator.census import watch_census
 from orchestrator.clients import GrpcParticipants
 from orchestrator.config import OrchestratorSettings
-from orchestrator.definitions import Definitions
 from orchestrator.executor import Executor
 from orchestrator.journal import Journal
 from orchestrator.leases import Leases
+from orchestrator.operations import Operations
 from orchestrator.rpc import ORDER_SAGAS_POLICIES, SAGA_OPERATOR_POLICIES, OrderSagas, SagaOperator
-from orchestrator.sagas.place_order import PLACE_ORDER
+from orchestrator.sagas import DEFINITIONS
 from sagacity.sagas.v1 import sagas_pb2_grpc
 
 PARTICIPANTS = ("users", "inventory", "payments", "orders")
@@ -40,9 +40,7 @@ async def program(life: Lifecycle) -> None:
 
     replica = str(new_id())
     journal = Journal(database, replica, archive_after=timedelta(days=settings.archive_after_days))
-    executor = Executor(
-        journal, GrpcParticipants(connections), Definitions({("place_order", 1): PLACE_ORDER})
-    )
+    executor = Executor(journal, GrpcParticipants(connections), DEFINITIONS)
     leases = Leases(journal, executor, lease_seconds=settings.lease_seconds)
     await leases.renew()
     life.start(journal.run(), name="journal")
@@ -55,7 +53,9 @@ async def program(life: Lifecycle) -> None:
         domain="sagacity.sagas", policies=ORDER_SAGAS_POLICIES | SAGA_OPERATOR_POLICIES, verifier=verifier
     )
     sagas_pb2_grpc.add_OrderSagasServicer_to_server(OrderSagas(executor, replica, new_id), server.server)
-    sagas_pb2_grpc.add_SagaOperatorServicer_to_server(SagaOperator(database), server.server)
+    operations = Operations(journal, executor, DEFINITIONS)
+    operator = SagaOperator(database, operations, DEFINITIONS)
+    sagas_pb2_grpc.add_SagaOperatorServicer_to_server(operator, server.server)
     await server.start(settings.listen)
     life.on_stop(server.stop)
     life.on_stop(executor.stop)

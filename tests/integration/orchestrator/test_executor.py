@@ -16,11 +16,14 @@ from typing_extensions import override
 from chassis.errors import Fault, FaultKind
 from chassis.ids import new_id
 from chassis.postgres import Database, statement
-from orchestrator.executor import Definitions, Executor, Participants
-from orchestrator.journal import Acceptance, Journal
+from orchestrator.calling import Participants
+from orchestrator.definitions import Definitions
+from orchestrator.entries import State
+from orchestrator.executor import Executor
+from orchestrator.journal import Journal
 from orchestrator.leases import Leases
-from orchestrator.progress import State
 from orchestrator.saga import Action, Ending, Parallel, Saga, Step, View, calls
+from orchestrator.saga_log import Acceptance
 from sagacity.inventory.v1 import inventory_pb2
 
 pytestmark = pytest.mark.integration
@@ -74,7 +77,11 @@ class Script(Participants):
     held: asyncio.Event = field(default_factory=asyncio.Event)
 
     @override
-    async def call(self, action: Action, request: bytes) -> bytes:
+    async def probe(self, participant: str) -> bool:
+        return True
+
+    @override
+    async def call(self, action: Action, request: bytes, *, timeout_seconds: float) -> bytes:
         step = inventory_pb2.ReleaseReservationRequest.FromString(request).saga_step.step
         key = (step, action.method == "ReleaseReservation")
         self.seen.append((*key, request))
@@ -102,7 +109,7 @@ async def replica(dsn: str, script: Script, name: str = "one") -> AsyncIterator[
     database = await Database.open(dsn, application_name=name)
     journal = Journal(database, name)
     executor = Executor(journal, script, Definitions({("test", 1): DEFINITION}))
-    leases = Leases(database, executor, name, lease_seconds=1.0)
+    leases = Leases(journal, executor, lease_seconds=1.0)
     await leases.renew()
     tasks = [asyncio.create_task(part.run()) for part in (journal, executor, leases)]
     try:

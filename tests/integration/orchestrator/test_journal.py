@@ -12,8 +12,9 @@ import pytest
 
 from chassis.ids import new_id
 from chassis.postgres import Database, statement
-from orchestrator.journal import Acceptance, Journal, Written
-from orchestrator.progress import Entry, Event, State
+from orchestrator.entries import Entry, Event, State
+from orchestrator.journal import Journal
+from orchestrator.saga_log import Acceptance, Written
 
 pytestmark = pytest.mark.integration
 

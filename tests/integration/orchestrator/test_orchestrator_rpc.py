@@ -13,8 +13,11 @@ from chassis.errors import Fault, FaultKind
 from chassis.identity import Caller, set_caller
 from chassis.ids import new_id
 from chassis.postgres import Database
-from orchestrator.executor import Definitions, Executor, Participants
+from orchestrator.calling import Participants
+from orchestrator.definitions import Definitions
+from orchestrator.executor import Executor
 from orchestrator.journal import Journal
+from orchestrator.operations import Operations
 from orchestrator.rpc import OrderSagas, SagaOperator
 from orchestrator.saga import Action
 from orchestrator.sagas.place_order import PLACE_ORDER
@@ -37,7 +40,11 @@ class Refusing(Participants):
         self.hold.set()
 
     @override
-    async def call(self, action: Action, request: bytes) -> bytes:
+    async def probe(self, participant: str) -> bool:
+        return True
+
+    @override
+    async def call(self, action: Action, request: bytes, *, timeout_seconds: float) -> bytes:
         await self.hold.wait()
         if action.method == "AssertCanOrder":
             raise NO
@@ -51,7 +58,8 @@ class World:
         definitions = Definitions({(PLACE_ORDER.kind, PLACE_ORDER.version): PLACE_ORDER})
         self.executor = Executor(self.journal, self.participants, definitions)
         self.sagas = OrderSagas(self.executor, "replica", new_id)
-        self.operator = SagaOperator(database)
+        operations = Operations(self.journal, self.executor, definitions)
+        self.operator = SagaOperator(database, operations, definitions)
 
     async def place(self, key: str = "key", **changes: Any) -> sagas_pb2.PlaceOrderResponse:
         return await self.sagas.PlaceOrder(request(key, **changes), CONTEXT)

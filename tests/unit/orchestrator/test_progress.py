@@ -6,7 +6,8 @@ from uuid import NAMESPACE_DNS, uuid5
 import pytest
 
 from chassis.errors import Fault, FaultKind
-from orchestrator.progress import INTENDED, Entry, Event, Progress, Result, State
+from orchestrator.entries import INTENDED, Entry, Event, Result, State
+from orchestrator.progress import Progress
 from orchestrator.saga import Operation, Outcome, classify
 from orchestrator.sagas.place_order import PLACE_ORDER, PlaceOrder
 from sagacity.common.v1.money_pb2 import Money

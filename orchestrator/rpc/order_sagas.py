@@ -1,4 +1,4 @@
-"""The gRPC face of the orchestrator: proto to saga and back."""
+"""OrderSagas: proto to saga and back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from chassis.errors import Detail, Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
 from chassis.ids import NewId
-from chassis.page_tokens import decode_page_token, encode_page_token
-from chassis.postgres import Database, Row
-from chassis.timestamps import to_timestamp
-from orchestrator import statements as sql
 from orchestrator.entries import State
 from orchestrator.executor import Executor
 from orchestrator.saga_log import Acceptance, Standing
@@ -25,16 +21,11 @@ from orchestrator.sagas import place_order
 from orchestrator.sagas.place_order import PLACE_ORDER, refusal_message
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
 
-DEFAULT_PAGE = 50
 # Of one SKU in one order, as orders.proto and inventory.proto have it for a line.
 MAX_QUANTITY = 1_000_000
 
 ORDER_SAGAS_POLICIES = {
     "PlaceOrder": Allow(frozenset({"gateway"}), roles=frozenset({"customer", "support", "admin"})),
-}
-SAGA_OPERATOR_POLICIES = {
-    name: Allow(frozenset({"gateway"}), roles=frozenset({"admin"}))
-    for name in ("GetSaga", "ListSagas", "GetTimeline")
 }
 
 _PROGRESS = {
@@ -121,54 +112,6 @@ class OrderSagas(sagas_pb2_grpc.OrderSagasServicer):
         )
 
 
-class SagaOperator(sagas_pb2_grpc.SagaOperatorServicer):
-    """Lets operators look into the saga log."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @override
-    async def GetSaga(
-        self, request: sagas_pb2.GetSagaRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> sagas_pb2.GetSagaResponse:
-        return sagas_pb2.GetSagaResponse(saga=_saga(await self._row(request.saga_id)))
-
-    @override
-    async def ListSagas(
-        self, request: sagas_pb2.ListSagasRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> sagas_pb2.ListSagasResponse:
-        size = request.page_size or DEFAULT_PAGE
-        chosen = [request.state, request.kind, request.order_id]
-        (before,) = decode_page_token(request.page_token, chosen, types=(UUID,)) or (None,)
-        state = sagas_pb2.SagaState.Name(request.state).removeprefix("SAGA_STATE_") if request.state else None
-        rows = await self._database.fetch(
-            sql.LIST_SAGAS,
-            {
-                "state": state,
-                "kind": request.kind or None,
-                "key": UUID(request.order_id) if request.order_id else None,
-                "before": before,
-                "limit": size + 1,
-            },
-        )
-        token = encode_page_token((rows[size - 1]["id"],), chosen) if len(rows) > size else ""
-        return sagas_pb2.ListSagasResponse(sagas=[_saga(row) for row in rows[:size]], next_page_token=token)
-
-    @override
-    async def GetTimeline(
-        self, request: sagas_pb2.GetTimelineRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> sagas_pb2.GetTimelineResponse:
-        await self._row(request.saga_id)
-        rows = await self._database.fetch(sql.GET_EVENTS, {"id": UUID(request.saga_id)})
-        return sagas_pb2.GetTimelineResponse(entries=[_entry(row) for row in rows])
-
-    async def _row(self, saga_id: str) -> Row:
-        rows = await self._database.fetch(sql.GET_SAGA, {"id": UUID(saga_id)})
-        if not rows:
-            raise Fault(FaultKind.NOT_FOUND, "SAGA_NOT_FOUND", "there is no such saga")
-        return rows[0]
-
-
 def _too_many(sku: str) -> Fault:
     # The edge checks each item, the participants their sum: where that is unfit for them, neither the order
     # nor its undo could ever be done, so it must not be accepted.
@@ -194,36 +137,3 @@ def _interim(saga_id: UUID, standing: Standing) -> sagas_pb2.PlaceOrderResponse:
     if standing.refusal is not None:
         response.refusal.CopyFrom(refusal_message(standing.refusal["step"], standing.refusal))
     return response
-
-
-def _saga(row: Row) -> sagas_pb2.Saga:
-    saga = sagas_pb2.Saga(
-        id=str(row["id"]),
-        kind=row["kind"],
-        version=row["version"],
-        state=sagas_pb2.SagaState.Value(f"SAGA_STATE_{row['state']}"),
-        order_id=str(row["key"]),
-        sequence=row["seq"],
-        epoch=row["epoch"],
-        owner=row["owner"] or "",
-        attempts=row["attempts"],
-        next_attempt_time=to_timestamp(row["next_run"]) if row["attempts"] else None,
-        deadline_time=to_timestamp(row["deadline"]),
-        create_time=to_timestamp(row["create_time"]),
-        update_time=to_timestamp(row["update_time"]),
-    )
-    if row["refusal"]:
-        saga.refusal.CopyFrom(refusal_message(row["refusal"]["step"], row["refusal"]))
-    return saga
-
-
-def _entry(row: Row) -> sagas_pb2.TimelineEntry:
-    return sagas_pb2.TimelineEntry(
-        sequence=row["seq"],
-        step=row["step"],
-        operation=row["op"],
-        attempt=row["attempt"],
-        outcome=row["outcome"],
-        detail=row["detail"],
-        time=to_timestamp(row["at"]),
-    )
