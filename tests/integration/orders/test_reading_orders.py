@@ -192,6 +192,11 @@ def every_request(world: Any) -> dict[str, Any]:
         "QuoteOrder": pb.QuoteOrderRequest(),
         "ConfirmOrder": pb.ConfirmOrderRequest(),
         "RejectOrder": pb.RejectOrderRequest(),
+        "CancelOrder": pb.CancelOrderRequest(),
+        "AssertCanFulfil": pb.AssertCanFulfilRequest(order_id=str(new_id())),
+        "MarkShipped": pb.MarkShippedRequest(),
+        "QuoteRefund": pb.QuoteRefundRequest(order_id=str(new_id())),
+        "RecordRefund": pb.RecordRefundRequest(),
         "GetOrder": pb.GetOrderRequest(order_id=str(new_id())),
         "ListOrders": pb.ListOrdersRequest(),
     }
