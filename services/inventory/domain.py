@@ -51,6 +51,22 @@ class ReservationExistsError(InventoryError):
     """The reservation's id is taken, or its order has a reservation already, by another call."""
 
 
+class ReservationNotCommittedError(InventoryError):
+    """Nothing of the reservation is sold, so nothing of it can come back."""
+
+
+class ReturnTooLargeError(InventoryError):
+    """More would come back than is sold.
+
+    Attributes:
+        excess: SKU, units that would come back, units that are sold; one triple per SKU, in SKU order.
+    """
+
+    def __init__(self, excess: Iterable[tuple[str, int, int]]) -> None:
+        self.excess = tuple(excess)
+        super().__init__("; ".join(f"{sku}: {back} of {sold} sold" for sku, back, sold in self.excess))
+
+
 class InvalidFieldsError(InventoryError):
     """Values that a product cannot have.
 
@@ -148,21 +164,31 @@ class WantedLine:
 
 @dataclass(frozen=True, slots=True)
 class ReservedLine:
-    """Units of a product with its name and price at the moment of the reservation."""
+    """Units of a product with its name and price at the moment of the reservation.
+
+    Attributes:
+        returned: Units of `quantity` that came back after they were sold, while the reservation stayed.
+    """
 
     sku: str
     name: str
     quantity: int
     unit_price: Money
+    returned: int = 0
 
 
 class ReservationState(StrEnum):
-    """Where a reservation stands: HELD becomes one of the others; COMMITTED may still become RELEASED."""
+    """Where a reservation stands.
+
+    HELD becomes COMMITTED, RELEASED or EXPIRED; COMMITTED may still become RELEASED, or RETURNED once all of
+    its units came back one by one.
+    """
 
     HELD = "HELD"
     COMMITTED = "COMMITTED"
     RELEASED = "RELEASED"
     EXPIRED = "EXPIRED"
+    RETURNED = "RETURNED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +200,24 @@ class Reservation:
     state: ReservationState
     lines: tuple[ReservedLine, ...]
     expire_time: datetime
+
+    def state_after_return(self, back: Iterable[WantedLine]) -> ReservationState:
+        """Returns RETURNED where these lines, one per SKU, are all that is still sold, else COMMITTED.
+
+        Raises:
+            ReservationNotCommittedError: Nothing of it is sold.
+            ReturnTooLargeError: More would come back than is sold; it lists every SKU of which that is so.
+        """
+        if self.state is not ReservationState.COMMITTED:
+            raise ReservationNotCommittedError(f"{self.id} is {self.state}")
+        sold = {line.sku: line.quantity - line.returned for line in self.lines}
+        coming = {line.sku: line.quantity for line in back}
+        excess = [(sku, coming[sku], sold.get(sku, 0)) for sku in sorted(coming)]
+        excess = [(sku, quantity, limit) for sku, quantity, limit in excess if quantity > limit]
+        if excess:
+            raise ReturnTooLargeError(excess)
+        all_back = all(coming.get(sku, 0) == units for sku, units in sold.items())
+        return ReservationState.RETURNED if all_back else ReservationState.COMMITTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +243,11 @@ def reservation_from_json(data: dict[str, Any]) -> Reservation:
     """Returns the reservation that a statement of the store wrote as jsonb."""
     lines = tuple(
         ReservedLine(
-            line["sku"], line["name"], line["quantity"], Money(line["currency_code"], line["price_minor"])
+            line["sku"],
+            line["name"],
+            line["quantity"],
+            Money(line["currency_code"], line["price_minor"]),
+            line.get("returned", 0),
         )
         for line in data["lines"]
     )

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from chassis.outbox import Event
 from sagacity.common.v1 import money_pb2
 from sagacity.inventory.v1 import events_pb2
-from services.inventory.domain import Hold, Product, WantedLine
+from services.inventory.domain import Hold, Product, Reservation, WantedLine
 
 TOPIC = "sagacity.inventory.v1"
 
@@ -66,6 +66,24 @@ def stock_released_by_expiry(
     """The time of a hold ran out, and its stock is available again."""
     reason = events_pb2.RELEASE_REASON_HOLD_EXPIRED
     return _released(event_id, reservation_id, order_id, reason, occurred_at)
+
+
+def stock_released_by_cancellation(
+    event_id: UUID, reservation_id: UUID, order_id: UUID, occurred_at: datetime
+) -> Event:
+    """The stock of an order that was cancelled after its confirmation is available again."""
+    reason = events_pb2.RELEASE_REASON_ORDER_CANCELLED
+    return _released(event_id, reservation_id, order_id, reason, occurred_at)
+
+
+def stock_returned(
+    event_id: UUID, reservation: Reservation, lines: Collection[WantedLine], occurred_at: datetime
+) -> Event:
+    """Sold units came back, while the reservation stays."""
+    message = events_pb2.StockReturned(
+        reservation_id=str(reservation.id), order_id=str(reservation.order_id), lines=_lines(lines)
+    )
+    return _event(event_id, "reservation", str(reservation.id), message, occurred_at)
 
 
 def _released(

@@ -45,6 +45,7 @@ POLICIES: Mapping[str, Allow] = {
     "Reserve": Allow(_ORCHESTRATOR),
     "CommitReservation": Allow(_ORCHESTRATOR),
     "ReleaseReservation": Allow(_ORCHESTRATOR),
+    "Restock": Allow(_ORCHESTRATOR),
     # The orchestrator calls without a user; who calls through the gateway is checked in the handler.
     "GetReservation": Allow(_ORCHESTRATOR | _GATEWAY),
 }
@@ -77,6 +78,16 @@ FAULTS: Mapping[type[domain.InventoryError], tuple[FaultKind, str, str]] = {
         "RESERVATION_EXISTS",
         "the reservation or its order has stock held by another call",
     ),
+    domain.ReservationNotCommittedError: (
+        FaultKind.FAILED_PRECONDITION,
+        "RESERVATION_NOT_COMMITTED",
+        "nothing of the reservation is sold",
+    ),
+    domain.ReturnTooLargeError: (
+        FaultKind.FAILED_PRECONDITION,
+        "RETURN_TOO_LARGE",
+        "more would come back than is sold",
+    ),
 }
 
 _STATES: Mapping[domain.ReservationState, inventory_pb2.ReservationState.ValueType] = {
@@ -84,6 +95,7 @@ _STATES: Mapping[domain.ReservationState, inventory_pb2.ReservationState.ValueTy
     domain.ReservationState.COMMITTED: inventory_pb2.RESERVATION_STATE_COMMITTED,
     domain.ReservationState.RELEASED: inventory_pb2.RESERVATION_STATE_RELEASED,
     domain.ReservationState.EXPIRED: inventory_pb2.RESERVATION_STATE_EXPIRED,
+    domain.ReservationState.RETURNED: inventory_pb2.RESERVATION_STATE_RETURNED,
 }
 
 
@@ -93,8 +105,13 @@ def translate(error: Exception) -> Fault | None:
         return _invalid(*error.problems)
     for kind_of_error, (kind, reason, message) in FAULTS.items():
         if isinstance(error, kind_of_error):
-            return Fault(kind, reason, message)
+            return Fault(kind, reason, message, subjects=_subjects(error))
     return None
+
+
+def _subjects(error: Exception) -> tuple[Detail, ...]:
+    excess = error.excess if isinstance(error, domain.ReturnTooLargeError) else ()
+    return tuple(Detail(sku, f"requested {quantity}, sold {sold}") for sku, quantity, sold in excess)
 
 
 class InventoryService(inventory_pb2_grpc.InventoryServicer):
@@ -216,13 +233,22 @@ class InventoryService(inventory_pb2_grpc.InventoryServicer):
         self, request: inventory_pb2.ReleaseReservationRequest, context: Context
     ) -> inventory_pb2.ReleaseReservationResponse:
         """Gives the stock of a reservation back."""
-        _expect(request.saga_step, saga_step_pb2.OPERATION_UNDO)
-        state = await self._reservations.release_reservation(
-            barrier.saga_call(request), UUID(request.reservation_id)
+        undoes = request.saga_step.operation == saga_step_pb2.OPERATION_UNDO
+        use_case = self._reservations.release_reservation if undoes else self._reservations.cancel_reservation
+        state = await use_case(barrier.saga_call(request), UUID(request.reservation_id))
+        return inventory_pb2.ReleaseReservationResponse(state=_state_message(state))
+
+    @override
+    async def Restock(
+        self, request: inventory_pb2.RestockRequest, context: Context
+    ) -> inventory_pb2.RestockResponse:
+        """Takes sold units of a reservation back."""
+        _expect(request.saga_step, saga_step_pb2.OPERATION_DO)
+        lines = domain.summed_lines(domain.WantedLine(line.sku, line.quantity) for line in request.lines)
+        state = await self._reservations.restock(
+            barrier.saga_call(request), UUID(request.reservation_id), lines
         )
-        return inventory_pb2.ReleaseReservationResponse(
-            state=_STATES[state] if state else inventory_pb2.RESERVATION_STATE_UNSPECIFIED
-        )
+        return inventory_pb2.RestockResponse(state=_state_message(state))
 
     @override
     async def GetReservation(
@@ -307,6 +333,10 @@ def _stock_message(stock: domain.Stock) -> inventory_pb2.Stock:
     )
 
 
+def _state_message(state: domain.ReservationState | None) -> inventory_pb2.ReservationState.ValueType:
+    return _STATES[state] if state else inventory_pb2.RESERVATION_STATE_UNSPECIFIED
+
+
 def _reservation_message(reservation: domain.Reservation) -> inventory_pb2.Reservation:
     expire_time = Timestamp()
     expire_time.FromDatetime(reservation.expire_time)
@@ -316,6 +346,7 @@ def _reservation_message(reservation: domain.Reservation) -> inventory_pb2.Reser
             name=line.name,
             quantity=line.quantity,
             unit_price=_money_message(line.unit_price),
+            returned=line.returned,
         )
         for line in reservation.lines
     )

@@ -129,7 +129,7 @@ COMMIT_RESERVATION = statement(
         FROM (
             SELECT t.id, t.state, CASE
                 WHEN t.id IS NULL THEN 'RESERVATION_NOT_FOUND'
-                WHEN t.state = 'RELEASED' THEN 'RESERVATION_RELEASED'
+                WHEN t.state IN ('RELEASED', 'RETURNED') THEN 'RESERVATION_RELEASED'
                 WHEN t.state = 'EXPIRED' THEN 'RESERVATION_EXPIRED'
                 WHEN t.state = 'HELD' AND t.expire_time <= clock_timestamp() THEN 'RESERVATION_EXPIRED'
             END AS reason
@@ -173,7 +173,8 @@ COMMIT_RESERVATION = statement(
 )
 
 # No row: there is no such reservation. sequence is null where nothing was given back, because it had been
-# before.
+# before. The lines are locked, too, though the lock on their reservation keeps others away: who waited for
+# that lock sees the lines of its snapshot, from before units of them came back, unless it locks them itself.
 RELEASE = statement(
     "release_reservation",
     """
@@ -181,14 +182,14 @@ RELEASE = statement(
         SELECT r.id, r.order_id, r.state FROM reservation r WHERE r.id = %(reservation_id)s::uuid FOR UPDATE
     ), locked AS MATERIALIZED (
         SELECT s.sku, s.on_hand, s.reserved,
-            CASE t.state WHEN 'COMMITTED' THEN l.quantity ELSE 0 END AS sold,
+            CASE t.state WHEN 'COMMITTED' THEN l.quantity - l.returned ELSE 0 END AS sold,
             CASE t.state WHEN 'HELD' THEN l.quantity ELSE 0 END AS held
         FROM target t
         JOIN reservation_line l ON l.reservation_id = t.id
         JOIN stock s ON s.sku = l.sku
         WHERE t.state IN ('HELD', 'COMMITTED')
         ORDER BY s.sku
-        FOR UPDATE OF s
+        FOR UPDATE OF l, s
     ), returned AS (
         UPDATE stock s SET on_hand = l.on_hand + l.sold, reserved = l.reserved - l.held
         FROM locked l
@@ -242,7 +243,8 @@ RESERVATION = statement(
     SELECT jsonb_build_object('id', r.id, 'order_id', r.order_id, 'state', r.state,
         'expire_time', r.expire_time, 'lines', (
             SELECT jsonb_agg(jsonb_build_object('sku', l.sku, 'name', l.name, 'quantity', l.quantity,
-                'currency_code', l.currency_code, 'price_minor', l.price_minor) ORDER BY l.sku)
+                'currency_code', l.currency_code, 'price_minor', l.price_minor, 'returned', l.returned)
+                ORDER BY l.sku)
             FROM reservation_line l WHERE l.reservation_id = r.id
         )) AS reservation
     FROM reservation r WHERE r.id = %(reservation_id)s::uuid
@@ -307,13 +309,13 @@ async def expire_due(tx: Transaction, batch: int) -> Collection[Row]:
     return await tx.fetch(EXPIRE_DUE, {"batch": batch})
 
 
-async def reservation(database: Database, reservation_id: UUID) -> Reservation:
+async def reservation(source: Database | Transaction, reservation_id: UUID) -> Reservation:
     """Reads one reservation.
 
     Raises:
         ReservationNotFoundError: There is none.
     """
-    rows = await database.fetch(RESERVATION, {"reservation_id": reservation_id})
+    rows = await source.fetch(RESERVATION, {"reservation_id": reservation_id})
     if not rows:
         raise ReservationNotFoundError(str(reservation_id))
     return reservation_from_json(rows[0]["reservation"])

@@ -57,6 +57,17 @@ class Order:
     async def release(self, step: str = "reservation") -> ReservationState | None:
         return await self.world.reservations.release_reservation(self.call(step), self.reservation_id)
 
+    async def cancel(self, saga_id: UUID | None = None) -> ReservationState | None:
+        """Give the stock back as a step of another saga."""
+        call = SagaCall(saga_id or new_id(), "stock_release", b"the request")
+        return await self.world.reservations.cancel_reservation(call, self.reservation_id)
+
+    async def restock(self, *lines: tuple[str, int], saga_id: UUID | None = None) -> ReservationState | None:
+        """Take units back as a step of another saga."""
+        call = SagaCall(saga_id or new_id(), "restock", repr(lines).encode())
+        back = summed_lines(WantedLine(*line) for line in lines)
+        return await self.world.reservations.restock(call, self.reservation_id, back)
+
 
 @dataclass
 class World:
@@ -136,14 +147,27 @@ INVARIANTS = {
         SELECT s.sku, s.on_hand, m.delta, c.quantity FROM stock s
         LEFT JOIN (SELECT sku, sum(delta) AS delta FROM stock_movement GROUP BY sku) m ON m.sku = s.sku
         LEFT JOIN (
-            SELECT l.sku, sum(l.quantity) AS quantity FROM reservation_line l
-            JOIN reservation r ON r.id = l.reservation_id WHERE r.state = 'COMMITTED' GROUP BY l.sku
+            SELECT l.sku, sum(
+                CASE r.state WHEN 'COMMITTED' THEN l.quantity WHEN 'RETURNED' THEN l.quantity
+                    WHEN 'RELEASED' THEN l.returned ELSE 0 END) AS quantity
+            FROM reservation_line l JOIN reservation r ON r.id = l.reservation_id GROUP BY l.sku
         ) c ON c.sku = s.sku
         WHERE coalesce(m.delta, 0) <> s.on_hand + coalesce(c.quantity, 0)
+    """,
+    "I13, what came back was moved": """
+        SELECT s.sku FROM stock s
+        WHERE (SELECT coalesce(sum(delta), 0) FROM stock_movement m
+                WHERE m.sku = s.sku AND m.caller = 'orchestrator')
+            <> (SELECT coalesce(sum(returned), 0) FROM reservation_line l WHERE l.sku = s.sku)
     """,
     "I14": """
         SELECT r.order_id, l.sku FROM reservation r JOIN reservation_line l ON l.reservation_id = r.id
         GROUP BY r.order_id, l.sku HAVING count(*) > 1
+    """,
+    "I19": """
+        SELECT r.id FROM reservation r JOIN reservation_line l ON l.reservation_id = r.id
+        GROUP BY r.id HAVING (r.state = 'RETURNED') <> (sum(l.returned) = sum(l.quantity))
+            OR (r.state IN ('HELD', 'EXPIRED') AND sum(l.returned) > 0)
     """,
     "I20": """
         SELECT r.id FROM reservation r LEFT JOIN outbox o ON o.aggregateid = r.id::text

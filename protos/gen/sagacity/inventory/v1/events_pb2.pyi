@@ -32,6 +32,8 @@ class _ReleaseReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Release
     """The order was undone."""
     RELEASE_REASON_HOLD_EXPIRED: _ReleaseReason.ValueType  # 2
     """The hold ran out."""
+    RELEASE_REASON_ORDER_CANCELLED: _ReleaseReason.ValueType  # 3
+    """The order was cancelled after it had been confirmed."""
 
 class ReleaseReason(_ReleaseReason, metaclass=_ReleaseReasonEnumTypeWrapper):
     """Why stock came back."""
@@ -42,6 +44,8 @@ RELEASE_REASON_ORDER_UNDONE: ReleaseReason.ValueType  # 1
 """The order was undone."""
 RELEASE_REASON_HOLD_EXPIRED: ReleaseReason.ValueType  # 2
 """The hold ran out."""
+RELEASE_REASON_ORDER_CANCELLED: ReleaseReason.ValueType  # 3
+"""The order was cancelled after it had been confirmed."""
 Global___ReleaseReason: _TypeAlias = ReleaseReason  # noqa: Y015
 
 @_typing.final
@@ -157,6 +161,38 @@ class StockReleased(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StockReleased: _TypeAlias = StockReleased  # noqa: Y015
+
+@_typing.final
+class StockReturned(_message.Message):
+    """Sold units came back and are on hand again, while the reservation stays. Key: the reservation id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """UUID of the reservation."""
+    order_id: _builtins.str
+    """UUID of the order."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkuQuantity]:
+        """What came back now, one line per SKU in SKU order."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___SkuQuantity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "order_id", b"order_id", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StockReturned: _TypeAlias = StockReturned  # noqa: Y015
 
 @_typing.final
 class ProductCreated(_message.Message):
