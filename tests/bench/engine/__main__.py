@@ -20,12 +20,22 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from tests.bench.engine.bench import QUICK, Bench, Sizes
 from tests.bench.engine.children import ROOT, Workers
-from tests.bench.engine.figures import Figures, show, verdicts
+from tests.bench.engine.failover import kill_one_of_two
+from tests.bench.engine.figures import Figures, not_measured, show, verdicts
+from tests.bench.engine.full_journal import with_a_full_journal
 from tests.bench.engine.machine import Server, described
 from tests.bench.engine.rival import against_dbos
+from tests.bench.engine.scenarios import backwards, for_long, over_grpc
 
 DBOS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
-SCENARIOS = {"dbos": against_dbos}
+SCENARIOS = {
+    "dbos": against_dbos,
+    "grpc": over_grpc,
+    "backwards": backwards,
+    "failover": kill_one_of_two,
+    "full-journal": with_a_full_journal,
+    "memory": for_long,
+}
 
 
 async def measure(sizes: Sizes, chosen: list[str], dbos_python: Path | None, console: Console) -> Figures:
@@ -44,7 +54,11 @@ async def measure(sizes: Sizes, chosen: list[str], dbos_python: Path | None, con
         await asyncio.to_thread(server.start)
         try:
             bench = Bench(sizes, server, Workers(server, folder), dbos_python, _describer(progress, bar))
-            figures: Figures = {"machine": machine, "rounds": sizes.rounds, "processor_time": {}}
+            figures = not_measured() | {
+                "machine": machine,
+                "rounds": sizes.rounds,
+                "processor_time": {},
+            }
             for scenario in chosen:
                 merge(figures, await SCENARIOS[scenario](bench))
                 progress.advance(bar)

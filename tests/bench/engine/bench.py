@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,3 +84,11 @@ def share(measured: list[Measured], cores: int) -> Figures:
         "python_share": round(python / (python + postgres), 3),
         "cores_busy": median(busy, 3),
     }
+
+
+def added_up(measured: list[Measured]) -> dict[str, int]:
+    """In which states the sagas of all rounds ended."""
+    total: Counter[str] = Counter()
+    for one in measured:
+        total.update(one.states)
+    return dict(total)

@@ -18,6 +18,7 @@ from typing import Any
 from chassis.config import environment
 from deploy.local.children import dies_with_parent
 from tests.bench.engine.machine import Server, as_url
+from tests.bench.engine.participant import Serving
 from tests.bench.engine.under_test import Wiring
 from tests.bench.engine.worker import Load
 
@@ -66,30 +67,29 @@ class Measured:
 
 
 class Worker:
-    """A process that carries loads, asked over its standard input."""
+    """A process that is asked over its standard input; `hello` is what it said when it was ready."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path, server: Server) -> None:
         self._process = process
         self._log = log
         self._server = server
-        self.replica = ""
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
+        self.hello: dict[str, Any] = {}
 
     async def ready(self) -> None:
         """Wait until it can be asked; WorkerError where it cannot."""
-        self.replica = (await self._answer(START_SECONDS)).get("replica", "")
+        self.hello = await self._answer(START_SECONDS)
 
     async def measure(self, **question: Any) -> Measured:
         """Ask for a load and wait for its end; see `worker.Load` for the arguments."""
-        assert self._process.stdin is not None
         before = self._server.cpu_seconds()
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        answer = await self._answer(ANSWER_SECONDS)
+        answer = await self.ask(question)
         return Measured(**answer, postgres_cpu_seconds=self._server.cpu_seconds() - before)
+
+    async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask, and wait for the answer; WorkerError where there is none."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        return await self._answer(ANSWER_SECONDS)
 
     async def stop(self) -> None:
         """End its input and wait for it; after STOP_SECONDS kill it."""
@@ -130,9 +130,13 @@ class Workers:
     @asynccontextmanager
     async def engine(self, wiring: Wiring) -> AsyncIterator[Worker]:
         """A process with an engine."""
-        command = [sys.executable, "-m", "tests.bench.engine.worker", json.dumps(dataclasses.asdict(wiring))]
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
-        async with self._started(command, wiring.name, {"PYTHONPATH": paths}) as worker:
+        async with self._ours("worker", dataclasses.asdict(wiring), wiring.name) as worker:
+            yield worker
+
+    @asynccontextmanager
+    async def participant(self, serving: Serving, name: str) -> AsyncIterator[Worker]:
+        """A process with a participant; its `hello` has the port."""
+        async with self._ours("participant", dataclasses.asdict(serving), name) as worker:
             yield worker
 
     @asynccontextmanager
@@ -142,6 +146,13 @@ class Workers:
         # -P: our folder is none of its business.
         command = [str(python), "-P", str(script), as_url(dsn), str(pool_size)]
         async with self._started(command, f"dbos-{pool_size}", {}) as worker:
+            yield worker
+
+    @asynccontextmanager
+    async def _ours(self, module: str, told: dict[str, Any], name: str) -> AsyncIterator[Worker]:
+        command = [sys.executable, "-m", f"tests.bench.engine.{module}", json.dumps(told)]
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
+        async with self._started(command, name, {"PYTHONPATH": paths}) as worker:
             yield worker
 
     @asynccontextmanager

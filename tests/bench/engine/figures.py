@@ -58,6 +58,7 @@ ROWS = (
     Row("unwound_per_second", "the last of 4 refused, 3 undone: sagas/s"),
     Row("unwind_ratio", "  to the forward rate", " x", at_least=0.5),
     Row("takeover_seconds", "kill -9 of one of two replicas: its sagas go on after", " s", at_most=5),
+    Row("takeover_seconds_worst", "  the worst round", " s", at_most=5),
     Row("lost", "  sagas lost, all rounds", at_most=0),
     Row("double_effects", "  double effects, all rounds", at_most=0),
     Row("full_journal_ratio", "with a full journal, to that with an empty one", " x", at_least=0.9),
@@ -68,6 +69,11 @@ ROWS = (
 def median(values: Sequence[float], digits: int = 1) -> float:
     """The median, rounded for people."""
     return round(statistics.median(values), digits)
+
+
+def not_measured() -> Figures:
+    """Every figure of the table, none of them measured yet."""
+    return {row.key: None for row in ROWS}
 
 
 def verdicts(figures: Figures) -> dict[str, bool]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from tests.bench.engine.bench import CONCURRENT, Bench, share
+from tests.bench.engine.bench import CONCURRENT, Bench, added_up, share
 from tests.bench.engine.children import Measured, Worker, load
 from tests.bench.engine.figures import Figures, median
 from tests.bench.engine.under_test import Wiring
@@ -43,7 +42,7 @@ async def against_dbos(bench: Bench) -> Figures:
     figures: Figures = {
         "sagas_per_second": median([one.rate("COMPLETED") for one in forward]),
         "sagas_per_second_by_round": [round(one.rate("COMPLETED"), 1) for one in forward],
-        "sagas_by_state": _added_up(forward),
+        "sagas_by_state": added_up(forward),
         "p50_loaded_ms": median([one.p50_ms for one in forward], 2),
         "p50_alone_ms": median([one.p50_ms for one in alone], 2),
         "processor_time": {"4_steps_in_process": share(forward, cores)},
@@ -106,10 +105,3 @@ async def _round(
     bench.say("DBOS: one workflow alone")
     their_alone = await dbos.measure(way=ways.alone, concurrent=1, seconds=bench.sizes.alone_seconds)
     return forward, alone, theirs, their_alone
-
-
-def _added_up(measured: list[Measured]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for one in measured:
-        total.update(one.states)
-    return dict(total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -16,17 +17,23 @@ from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle
 from chassis.postgres import Database
 from orchestrator.__main__ import MAX_CONNECTIONS
+from orchestrator.calling import Participants
+from orchestrator.census import watch_census
 from orchestrator.clients import GrpcParticipants
 from orchestrator.config import OrchestratorSettings
-from orchestrator.executor import Definitions, Executor, Participants
-from orchestrator.journal import Acceptance, Journal
+from orchestrator.definitions import Definitions
+from orchestrator.executor import Executor
+from orchestrator.journal import Journal
 from orchestrator.leases import Leases
 from orchestrator.saga import Action
+from orchestrator.saga_log import Acceptance
 from sagacity.inventory.v1 import inventory_pb2
 from tests.bench.engine.definition import DO, FOUR_STEPS, LAST_STEP, FourSteps
 
 WAIT_SECONDS = 60.0
 LEASE_SECONDS = float(OrchestratorSettings.model_fields["lease_seconds"].default)
+
+ARCHIVE_AFTER = timedelta(days=float(OrchestratorSettings.model_fields["archive_after_days"].default))
 
 Behaviour = Literal["done", "refused", "grpc"]
 
@@ -35,15 +42,19 @@ class AtOnce(Participants):
     """Everything is done, in no time."""
 
     @override
-    async def call(self, action: Action, request: bytes) -> bytes:
+    async def call(self, action: Action, request: bytes, *, timeout_seconds: float) -> bytes:
         return b""
 
+    @override
+    async def probe(self, participant: str) -> bool:
+        return True
 
-class LastRefuses(Participants):
+
+class LastRefuses(AtOnce):
     """The last step is refused, on record; everything else is done, in no time."""
 
     @override
-    async def call(self, action: Action, request: bytes) -> bytes:
+    async def call(self, action: Action, request: bytes, *, timeout_seconds: float) -> bytes:
         if action.method == DO:
             message = inventory_pb2.CommitReservationRequest.FromString(request)
             if message.saga_step.step == LAST_STEP:
@@ -90,14 +101,15 @@ class Engine:
         life.on_stop(database.close)
         await database.ping()
         replica = str(new_id())
-        journal = Journal(database, replica)
+        journal = Journal(database, replica, archive_after=ARCHIVE_AFTER)
         definitions = Definitions({(FOUR_STEPS.kind, FOUR_STEPS.version): FOUR_STEPS})
         executor = Executor(journal, _participants(life, wiring), definitions)
-        leases = Leases(database, executor, replica, lease_seconds=LEASE_SECONDS)
+        leases = Leases(journal, executor, lease_seconds=LEASE_SECONDS)
         await leases.renew()
         life.start(journal.run(), name="journal")
         life.start(executor.run(), name="executor")
         life.start(leases.run(), name="leases")
+        life.start(watch_census(database, executor), name="census")
         life.on_stop(leases.hand_over)
         life.on_stop(executor.stop)
         return cls(executor, replica)

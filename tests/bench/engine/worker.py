@@ -13,15 +13,15 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import psutil
 
 from chassis.lifecycle import Lifecycle, main
 from chassis.telemetry import configure_logging
+from tests.bench.engine.questions import Questions
 from tests.bench.engine.under_test import Engine, Wiring
 
-MAX_LINE_BYTES = 65_536
 MICROSECOND_DIGITS = 6
 
 
@@ -66,7 +66,8 @@ async def carry(engine: Engine, load: Load) -> dict[str, Any]:
             if journal is not None:
                 os.write(journal, saga_id.bytes)  # in the kernel's hands, so it outlives a kill
             seen.states[await engine.end(saga_id)] += 1
-            seen.latencies.append(time.perf_counter() - begun)
+            if load.seconds:  # else it is memory that is looked at
+                seen.latencies.append(round(time.perf_counter() - begun, MICROSECOND_DIGITS))
 
     await asyncio.gather(*(one_after_the_other() for _ in range(load.concurrent)))
     if journal is not None:
@@ -75,9 +76,7 @@ async def carry(engine: Engine, load: Load) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "sagas": seen.begun,
         "states": dict(seen.states),
-        "latencies": [round(latency, MICROSECOND_DIGITS) for latency in seen.latencies]
-        if load.seconds
-        else [],
+        "latencies": seen.latencies,
         "cpu_seconds": _cpu_seconds() - before,
         "rss_mib": psutil.Process().memory_info().rss / 2**20,
     }
@@ -85,27 +84,14 @@ async def carry(engine: Engine, load: Load) -> dict[str, Any]:
 
 async def program(life: Lifecycle) -> None:
     """Start the engine, say so, and carry what is asked for until the input ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the log goes where it does not mix with the answers
+    questions = Questions()
     configure_logging("bench", "console")
     engine = await Engine.start(life, Wiring(**json.loads(sys.argv[1])))
-    questions = asyncio.StreamReader(limit=MAX_LINE_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(questions), sys.stdin
-    )
 
-    async def serve() -> None:
-        while line := await questions.readline():
-            _say(answers, await carry(engine, Load(**json.loads(line))))
-        life.stopping.set()
+    async def answer(question: dict[str, Any]) -> dict[str, Any]:
+        return await carry(engine, Load(**question))
 
-    life.start(serve(), name="questions")
-    _say(answers, {"replica": engine.replica})
-
-
-def _say(answers: TextIO, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
+    await questions.serve(life, answer, {"replica": engine.replica})
 
 
 def _cpu_seconds() -> float:
