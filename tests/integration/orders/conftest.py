@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,11 +12,12 @@ from uuid import UUID
 import pytest_asyncio
 
 from chassis.clock import SystemClock
+from chassis.errors import Fault
 from chassis.grpc_client import Connection
 from chassis.grpc_server import build_server
 from chassis.identity import Caller, ServiceIdentity, Verifier, new_key_pair
 from chassis.ids import new_id
-from chassis.postgres import Database, statement
+from chassis.postgres import Database, Transaction, statement
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.common.v1.postal_address_pb2 import PostalAddress
 from sagacity.common.v1.saga_step_pb2 import OPERATION_DO, OPERATION_UNDO, SagaStep
@@ -29,6 +32,12 @@ ADDRESS = PostalAddress(
 )
 REJECTION = pb.Rejection(reason="INSUFFICIENT_STOCK", message="LAMP: 2 wanted, 1 there")
 Response = TypeVar("Response")
+PATIENCE_SECONDS = 10.0
+_LOCK_ORDER = statement("lock_of_a_test", "SELECT id FROM orders WHERE id = %(id)s FOR UPDATE")
+
+
+class GiveWayError(Exception):
+    """Ends a transaction of a test without a trace."""
 
 
 def euro(minor_units: int) -> Money:
@@ -72,6 +81,39 @@ class World:
 
     async def rows(self, sql: str, **params: object) -> list[dict[str, Any]]:
         return await self.database.fetch(statement("of_a_test", sql), params)
+
+    async def until_waiting(self, count: int) -> None:
+        """Wait until so many statements of the service wait for a lock."""
+        sql = """
+            SELECT count(*) AS waiting FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'
+        """
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await self.rows(sql))[0]["waiting"] < count:  # noqa: ASYNC110 - PostgreSQL tells nobody
+                await asyncio.sleep(0)
+
+    async def outcome(self, call: Any) -> pb.Order | Fault:
+        """Return the order that a call answers with, or its refusal."""
+        try:
+            answer = await call
+        except Fault as fault:
+            return fault
+        return answer.order if isinstance(answer, pb.RejectOrderResponse) else answer
+
+    async def queued(
+        self, hold: Callable[[Transaction], Awaitable[object]], *calls: Any
+    ) -> list[pb.Order | Fault]:
+        """Run calls that come one after the other and all wait for what `hold` locks."""
+        tasks: list[asyncio.Task[pb.Order | Fault]] = []
+        async with asyncio.TaskGroup() as group:
+            with suppress(GiveWayError):
+                async with self.database.transaction() as tx:
+                    await hold(tx)
+                    for call in calls:
+                        tasks.append(group.create_task(self.outcome(call)))
+                        await self.until_waiting(len(tasks))
+                    raise GiveWayError
+        return [task.result() for task in tasks]
 
     def saga(self, **values: Any) -> Saga:
         return Saga(self, **values)
@@ -133,6 +175,10 @@ class Saga:
         )
         request = _changed(request, changes)
         return await self.world.call("orchestrator", "RejectOrder", request)  # type: ignore[no-any-return]
+
+    async def lock(self, tx: Transaction) -> None:
+        """Lock the order, as whoever changes it does."""
+        await tx.fetch(_LOCK_ORDER, {"id": self.order_id})
 
     async def sold(self) -> pb.Order:
         """Place the order and confirm it."""

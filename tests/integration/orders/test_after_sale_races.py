@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from chassis.errors import Fault
-from chassis.postgres import Transaction, statement
 from sagacity.orders.v1 import orders_pb2 as pb
 
 pytestmark = pytest.mark.integration
 
 AT_ONCE = 16
 ROUNDS = 15
-PATIENCE_SECONDS = 10.0
 TOTAL = 3_320
-_LOCK_ORDER = statement("lock_of_a_test", "SELECT id FROM orders WHERE id = %(id)s FOR UPDATE")
-
-
-async def outcome(call: Any) -> pb.Order | Fault:
-    try:
-        return await call  # type: ignore[no-any-return]
-    except Fault as fault:
-        return fault
 
 
 async def sold(world: Any) -> Any:
@@ -34,39 +23,6 @@ async def sold(world: Any) -> Any:
     saga = world.saga()
     await saga.sold()
     return saga.another()
-
-
-async def until_waiting(world: Any, count: int) -> None:
-    """Wait until so many statements of the service wait for a lock."""
-    sql = """
-        SELECT count(*) AS waiting FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'
-    """
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await world.rows(sql))[0]["waiting"] < count:  # noqa: ASYNC110 - PostgreSQL tells nobody
-            await asyncio.sleep(0)
-
-
-class GiveWayError(Exception):
-    """Ends a transaction of a test without a trace."""
-
-
-async def queued(world: Any, order_id: Any, *calls: Any) -> list[pb.Order | Fault]:
-    """Run calls that all wait for an order's lock, in the order in which they came."""
-    tasks: list[asyncio.Task[pb.Order | Fault]] = []
-
-    async def hold(tx: Transaction) -> None:
-        await tx.fetch(_LOCK_ORDER, {"id": order_id})
-        for call in calls:
-            tasks.append(group.create_task(outcome(call)))
-            await until_waiting(world, len(tasks))
-        raise GiveWayError
-
-    async with asyncio.TaskGroup() as group:
-        with suppress(GiveWayError):
-            async with world.database.transaction() as tx:
-                await hold(tx)
-    return [task.result() for task in tasks]
 
 
 def reasons(answers: list[pb.Order | Fault]) -> Counter[tuple[str, bool]]:
@@ -80,7 +36,7 @@ def won(answers: list[pb.Order | Fault]) -> list[pb.Order]:
 async def test_of_sixteen_sagas_that_cancel_at_once_exactly_one_does(world: Any) -> None:
     for _ in range(3):
         saga = await sold(world)
-        answers = await asyncio.gather(*(outcome(saga.another().cancel()) for _ in range(AT_ONCE)))
+        answers = await asyncio.gather(*(world.outcome(saga.another().cancel()) for _ in range(AT_ONCE)))
         assert won(answers) == [await saga.read()]
         assert reasons(answers) == {("ORDER_NOT_CONFIRMED", True): AT_ONCE - 1}
         assert len(await saga.events()) == len(await saga.history()) == 3
@@ -88,7 +44,7 @@ async def test_of_sixteen_sagas_that_cancel_at_once_exactly_one_does(world: Any)
 
 async def test_of_sixteen_sagas_that_ship_at_once_exactly_one_does(world: Any) -> None:
     saga = await sold(world)
-    answers = await asyncio.gather(*(outcome(saga.another().ship()) for _ in range(AT_ONCE)))
+    answers = await asyncio.gather(*(world.outcome(saga.another().ship()) for _ in range(AT_ONCE)))
     assert won(answers) == [await saga.read()]
     assert reasons(answers) == {("ORDER_NOT_CONFIRMED", False): AT_ONCE - 1}
 
@@ -108,7 +64,9 @@ async def test_of_sixteen_equal_calls_at_once_one_has_an_effect_and_all_get_its_
 async def test_of_cancel_and_ship_at_once_exactly_one_wins(world: Any) -> None:
     for _ in range(ROUNDS):
         saga = await sold(world)
-        cancelled, shipped = await asyncio.gather(outcome(saga.cancel()), outcome(saga.another().ship()))
+        cancelled, shipped = await asyncio.gather(
+            world.outcome(saga.cancel()), world.outcome(saga.another().ship())
+        )
         order = await saga.read()
         winner, loser = (
             (cancelled, shipped) if order.state == pb.ORDER_STATE_CANCELLED else (shipped, cancelled)
@@ -123,7 +81,7 @@ async def test_of_cancel_and_ship_at_once_exactly_one_wins(world: Any) -> None:
 async def test_the_first_of_cancel_and_ship_in_the_queue_of_the_order_wins(world: Any, first: str) -> None:
     saga = await sold(world)
     calls = [saga.cancel(), saga.another().ship()]
-    winner, loser = await queued(world, saga.order_id, *(calls if first == "cancel" else reversed(calls)))
+    winner, loser = await world.queued(saga.lock, *(calls if first == "cancel" else reversed(calls)))
     assert winner == await saga.read()
     # The second was decided on what the first had written, though its statement began before.
     assert isinstance(loser, Fault)
@@ -134,7 +92,7 @@ async def test_the_first_of_cancel_and_ship_in_the_queue_of_the_order_wins(world
 async def test_refunds_that_wait_for_each_other_see_those_before_them(world: Any) -> None:
     saga = await sold(world)
     bulb = pb.RefundLine(sku="BULB", quantity=1)
-    answers = await queued(world, saga.order_id, *(saga.another().refund(1, bulb) for _ in range(5)))
+    answers = await world.queued(saga.lock, *(saga.another().refund(1, bulb) for _ in range(5)))
     # Three were sold. Refunds are rows of their own: who waits for the order must read them afterwards.
     assert sorted(len(order.refunds) for order in won(answers)) == [1, 2, 3]
     assert reasons(answers) == {("REFUND_TOO_LARGE", False): 2}
@@ -142,7 +100,9 @@ async def test_refunds_that_wait_for_each_other_see_those_before_them(world: Any
 
 async def test_of_sixteen_refunds_at_once_as_many_are_recorded_as_there_is_money_for(world: Any) -> None:
     saga = await sold(world)
-    answers = await asyncio.gather(*(outcome(saga.another().refund(TOTAL // 10)) for _ in range(AT_ONCE)))
+    answers = await asyncio.gather(
+        *(world.outcome(saga.another().refund(TOTAL // 10)) for _ in range(AT_ONCE))
+    )
     assert sorted(order.refunded.minor_units for order in won(answers)) == [
         TOTAL // 10 * count for count in range(1, 11)
     ]
@@ -155,7 +115,7 @@ async def test_of_sixteen_refunds_at_once_as_many_are_recorded_as_there_is_money
 async def test_a_refund_that_meets_a_cancel_is_recorded_before_it_or_not_at_all(world: Any) -> None:
     for _ in range(ROUNDS):
         saga = await sold(world)
-        cancelled, recorded = await asyncio.gather(saga.cancel(), outcome(saga.another().refund(100)))
+        cancelled, recorded = await asyncio.gather(saga.cancel(), world.outcome(saga.another().refund(100)))
         order = await saga.read()
         assert cancelled == order
         if isinstance(recorded, Fault):
@@ -171,7 +131,7 @@ async def test_one_refund_id_of_two_orders_at_once_is_recorded_once(world: Any) 
         one, other = await sold(world), await sold(world)
         refund_id = str(one.refund_id)
         answers = await asyncio.gather(
-            *(outcome(saga.refund(1, refund_id=refund_id)) for saga in (one, other))
+            *(world.outcome(saga.refund(1, refund_id=refund_id)) for saga in (one, other))
         )
         assert len(won(answers)) == 1
         assert reasons(answers) == {("REFUND_EXISTS", False): 1}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,56 +14,19 @@ from sagacity.orders.v1 import orders_pb2 as pb
 pytestmark = pytest.mark.integration
 
 ROUNDS = 25
-PATIENCE_SECONDS = 10.0
-_LOCK_ORDER = statement("lock_of_a_test", "SELECT id FROM orders WHERE id = %(id)s FOR UPDATE")
 _CLAIM_STEP = statement(
     "claim_of_a_test",
     "INSERT INTO barrier (saga_id, step, outcome) VALUES (%(saga_id)s, 'order', 'IN_PROGRESS')",
 )
 
 
-async def until_waiting(world: Any, count: int) -> None:
-    """Wait until so many statements of the service wait for a lock."""
-    sql = """
-        SELECT count(*) AS waiting FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'
-    """
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await world.rows(sql))[0]["waiting"] < count:  # noqa: ASYNC110 - PostgreSQL tells nobody
-            await asyncio.sleep(0)
-
-
-async def outcome(call: Any) -> pb.Order | Fault:
-    try:
-        answer = await call
-    except Fault as fault:
-        return fault
-    return answer.order if isinstance(answer, pb.RejectOrderResponse) else answer
-
-
-class GiveWayError(Exception):
-    """Ends a transaction of a test without a trace."""
-
-
-async def queued(world: Any, hold: Any, *calls: Any) -> list[pb.Order | Fault]:
-    """Run calls that all wait for what `hold` locks, in the order in which they came."""
-    tasks: list[asyncio.Task[pb.Order | Fault]] = []
-    async with asyncio.TaskGroup() as group:
-        with suppress(GiveWayError):
-            async with world.database.transaction() as tx:
-                await hold(tx)
-                for call in calls:
-                    tasks.append(group.create_task(outcome(call)))
-                    await until_waiting(world, len(tasks))
-                raise GiveWayError
-    return [task.result() for task in tasks]
-
-
 async def test_of_confirm_and_reject_at_once_exactly_one_wins(world: Any) -> None:
     for _ in range(ROUNDS):
         saga = world.saga()
         await saga.create()
-        confirmed, rejected = await asyncio.gather(outcome(saga.confirm()), outcome(saga.reject()))
+        confirmed, rejected = await asyncio.gather(
+            world.outcome(saga.confirm()), world.outcome(saga.reject())
+        )
         order = await saga.read()
         if order.state == pb.ORDER_STATE_CONFIRMED:
             assert confirmed == order
@@ -82,11 +44,8 @@ async def test_the_first_of_confirm_and_reject_in_the_queue_of_the_order_wins(wo
     saga = world.saga()
     await saga.create()
 
-    async def hold(tx: Transaction) -> None:
-        await tx.fetch(_LOCK_ORDER, {"id": saga.order_id})
-
     calls = [saga.confirm(), saga.reject()] if first == "confirm" else [saga.reject(), saga.confirm()]
-    winner, loser = await queued(world, hold, *calls)
+    winner, loser = await world.queued(saga.lock, *calls)
     assert winner == await saga.read()
     assert isinstance(winner, pb.Order)
     won = pb.ORDER_STATE_CONFIRMED if first == "confirm" else pb.ORDER_STATE_REJECTED
@@ -104,7 +63,7 @@ async def test_create_and_reject_in_the_queue_of_the_barrier_both_end(world: Any
         await tx.fetch(_CLAIM_STEP, {"saga_id": saga.saga_id})
 
     calls = [saga.create(), saga.reject()] if first == "create" else [saga.reject(), saga.create()]
-    answers = await queued(world, hold, *calls)
+    answers = await world.queued(hold, *calls)
     created, rejected = answers if first == "create" else reversed(answers)
     order = await saga.read()
     assert order.state == pb.ORDER_STATE_REJECTED
@@ -141,7 +100,7 @@ async def test_of_two_sagas_that_create_one_order_at_once_exactly_one_has_it(wor
     for _ in range(ROUNDS):
         one = world.saga()
         other = world.saga(order_id=one.order_id)
-        answers = await asyncio.gather(outcome(one.create()), outcome(other.create()))
+        answers = await asyncio.gather(world.outcome(one.create()), world.outcome(other.create()))
         refusals = [answer for answer in answers if isinstance(answer, Fault)]
         assert [(fault.reason, fault.recorded) for fault in refusals] == [("ORDER_EXISTS", True)]
         assert [answer for answer in answers if answer not in refusals] == [await one.read()]
