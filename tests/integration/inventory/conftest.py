@@ -11,8 +11,13 @@ import pytest_asyncio
 
 from chassis.barrier import SagaCall
 from chassis.clock import SystemClock
+from chassis.grpc_client import Connection
+from chassis.grpc_server import build_server
+from chassis.identity import ServiceIdentity, Verifier, new_key_pair
 from chassis.ids import new_id
 from chassis.postgres import Database, statement
+from sagacity.inventory.v1 import inventory_pb2_grpc
+from services.inventory import rpc
 from services.inventory.app.catalogue import Catalogue
 from services.inventory.app.reservations import Reservations
 from services.inventory.domain import (
@@ -27,6 +32,7 @@ from services.inventory.domain import (
     WantedLine,
     summed_lines,
 )
+from tests.integration.inventory.calls import Client
 
 CURRENCIES = frozenset({"EUR", "USD"})
 LONG = timedelta(minutes=15)
@@ -133,6 +139,25 @@ async def world(new_database: Any) -> AsyncIterator[World]:
         wakes,
     )
     await database.close()
+
+
+@pytest_asyncio.fixture
+async def client(world: Any) -> AsyncIterator[Client]:
+    pairs = {name: new_key_pair(name) for name in ("gateway", "orchestrator", "orders")}
+    verifier = Verifier({"keys": [public for _, public in pairs.values()]})
+    server = build_server(
+        domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
+    )
+    service = rpc.InventoryService(world.catalogue, world.reservations)
+    inventory_pb2_grpc.add_InventoryServicer_to_server(service, server.server)
+    port = await server.start("127.0.0.1:0")
+    connections = {
+        name: Connection(f"127.0.0.1:{port}", ServiceIdentity(name, pem)) for name, (pem, _) in pairs.items()
+    }
+    yield Client(connections)
+    for connection in connections.values():
+        await connection.close()
+    await server.stop()
 
 
 INVARIANTS = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 
@@ -9,11 +10,17 @@ from services.inventory.domain import (
     Money,
     Product,
     ProductChange,
+    Reservation,
+    ReservationNotCommittedError,
+    ReservationState,
+    ReservedLine,
+    ReturnTooLargeError,
     Stock,
     StockWouldBeNegativeError,
     WantedLine,
     check_change,
     check_sku,
+    reservation_from_json,
     summed_lines,
 )
 
@@ -83,3 +90,52 @@ def test_a_value_past_its_limit_is_refused(change: ProductChange, field: str) ->
 def test_what_can_be_no_sku_is_refused(sku: str) -> None:
     with pytest.raises(InvalidFieldsError):
         check_sku(sku, "sku")
+
+
+def sold(*lines: tuple[str, int, int], state: ReservationState = ReservationState.COMMITTED) -> Reservation:
+    """Return a reservation of lines of SKU, quantity, returned."""
+    reserved = tuple(
+        ReservedLine(sku, sku, quantity, Money("EUR", 1), returned) for sku, quantity, returned in lines
+    )
+    return Reservation(UUID(int=1), UUID(int=2), state, reserved, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("back", "state"),
+    [
+        ([("A", 1)], "COMMITTED"),
+        ([("A", 3)], "COMMITTED"),
+        ([("A", 3), ("B", 1)], "RETURNED"),
+        ([("B", 1)], "COMMITTED"),
+        ([], "COMMITTED"),
+    ],
+)
+def test_a_reservation_is_returned_with_its_last_unit(back: list[tuple[str, int]], state: str) -> None:
+    reservation = sold(("A", 3, 0), ("B", 2, 1), ("C", 1, 1))
+    assert reservation.state_after_return(WantedLine(*line) for line in back) == state
+
+
+def test_a_return_that_is_too_large_names_every_sku_that_is_in_order() -> None:
+    back = [WantedLine("C", 1), WantedLine("B", 2), WantedLine("A", 3), WantedLine("X", 5)]
+    with pytest.raises(ReturnTooLargeError, match="B: 2 of 1 sold; C: 1 of 0 sold") as caught:
+        sold(("A", 3, 0), ("B", 2, 1), ("C", 1, 1)).state_after_return(back)
+    assert caught.value.excess == (("B", 2, 1), ("C", 1, 0), ("X", 5, 0))
+
+
+@pytest.mark.parametrize("state", [state for state in ReservationState if state != "COMMITTED"])
+def test_nothing_comes_back_of_what_is_not_sold(state: ReservationState) -> None:
+    with pytest.raises(ReservationNotCommittedError):
+        sold(("A", 3, 0), state=state).state_after_return([WantedLine("A", 1)])
+
+
+def test_a_reply_that_was_stored_before_units_could_come_back_has_none_returned() -> None:
+    line = {"sku": "A", "name": "A", "quantity": 3, "currency_code": "EUR", "price_minor": 1}
+    stored = {
+        "id": str(UUID(int=1)),
+        "order_id": str(UUID(int=2)),
+        "state": "COMMITTED",
+        "lines": [line],
+        "expire_time": "2026-01-01T00:00:00+00:00",
+    }
+    assert reservation_from_json(stored) == sold(("A", 3, 0))
+    assert reservation_from_json(stored | {"lines": [line | {"returned": 2}]}) == sold(("A", 3, 2))
