@@ -1,4 +1,4 @@
-"""A cancelled order's stock comes back by ReleaseReservation as a step of its own, alone and beside Restock."""
+"""A cancelled order's stock comes back by ReleaseReservation as a step, alone and beside Restock."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_reservation_is_returned_with_its_last_unit(back: list[tuple[str, int]
     assert reservation.state_after_return(WantedLine(*line) for line in back) == state
 
 
-def test_a_return_that_is_too_large_names_every_sku_that_is_in_order() -> None:
+def test_a_return_that_is_too_large_names_every_such_sku_in_sku_order() -> None:
     back = [WantedLine("C", 1), WantedLine("B", 2), WantedLine("A", 3), WantedLine("X", 5)]
     with pytest.raises(ReturnTooLargeError, match="B: 2 of 1 sold; C: 1 of 0 sold") as caught:
         sold(("A", 3, 0), ("B", 2, 1), ("C", 1, 1)).state_after_return(back)
