@@ -13,10 +13,12 @@ from chassis.clock import SystemClock
 from chassis.ids import new_id
 from chassis.postgres import Database, Row, statement
 from services.payments.app import Payments
+from services.payments.app.capture import capture
 from services.payments.app.charge import charge
 from services.payments.app.payment_methods import add_payment_method
-from services.payments.app.reverse import reverse
-from services.payments.domain import CaptureMode, ChargeOrder, Payment, PaymentState
+from services.payments.app.refund import refund
+from services.payments.app.reverse import reverse, reverse_as_step
+from services.payments.domain import CaptureMode, ChargeOrder, Payment, PaymentState, RefundOrder
 from services.payments.invariants import broken_invariants
 from services.payments.provider import PaymentProvider
 from services.payments.simulated_provider import SimulatedProvider
@@ -39,6 +41,35 @@ class Step:
     async def reverse(self) -> PaymentState | None:
         return await reverse(self.app, self.call(b"reverse"), self.order.payment_id)
 
+    def later(self, app: Payments | None = None) -> Later:
+        return Later(app or self.app, self.order.payment_id)
+
+
+@dataclass
+class Later:
+    """One step of a saga that comes when the order is placed, and its calls: a capture, refund or reversal."""
+
+    app: Payments
+    payment_id: UUID
+    saga_id: UUID = field(default_factory=new_id)
+    refund_id: UUID = field(default_factory=new_id)
+
+    def call(self, request_hash: bytes) -> SagaCall:
+        return SagaCall(self.saga_id, "later", request_hash)
+
+    async def capture(self, request_hash: bytes = b"capture") -> Payment:
+        return await capture(self.app, self.call(request_hash), self.payment_id)
+
+    async def refund(self, amount_minor: int, currency_code: str = "EUR") -> Payment:
+        order = RefundOrder(self.refund_id, self.payment_id, amount_minor, currency_code, "arrived broken")
+        return await refund(self.app, self.call(f"{amount_minor} {currency_code}".encode()), order)
+
+    async def reverse(self) -> PaymentState | None:
+        return await reverse_as_step(self.app, self.call(b"reverse"), self.payment_id)
+
+    async def undo(self) -> PaymentState | None:
+        return await reverse(self.app, self.call(b"undo"), self.payment_id)
+
 
 @dataclass
 class World:
@@ -49,6 +80,7 @@ class World:
     provider_database: Database
     provider: SimulatedProvider
     wakes: list[None]
+    dsn: str
 
     def with_provider(self, provider: PaymentProvider, *, timeout_seconds: float = 5.0) -> Payments:
         return Payments(
@@ -108,6 +140,21 @@ class World:
         )
         return [(row["type"].rpartition(".")[2], row["sequence"]) for row in rows]
 
+    async def stored(self, later: Later) -> str | None:
+        """Returns the outcome in the barrier row of a later step."""
+        rows = await self.rows("SELECT outcome FROM barrier WHERE saga_id = %(id)s", id=later.saga_id)
+        return str(rows[0]["outcome"]) if rows else None
+
+    async def authorised(self, token: str = "tok_success", *, app: Payments | None = None) -> Step:  # noqa: S107
+        step = await self.step(token, app=app, capture=CaptureMode.MANUAL)
+        await step.charge()
+        return step
+
+    async def captured(self, token: str = "tok_success", *, app: Payments | None = None) -> Step:  # noqa: S107
+        step = await self.step(token, app=app)
+        await step.charge()
+        return step
+
     async def state(self, step: Step) -> str | None:
         rows = await self.rows("SELECT state FROM payment WHERE id = %(id)s", id=step.order.payment_id)
         return str(rows[0]["state"]) if rows else None
@@ -146,7 +193,7 @@ async def world(new_database: object) -> AsyncIterator[World]:
         provider_timeout_seconds=5.0,
         published=lambda: wakes.append(None),
     )
-    yield World(app, database, provider_database, provider, wakes)
+    yield World(app, database, provider_database, provider, wakes, dsn)
     assert await broken_invariants(database, provider_database) == []
     await database.close()
     await provider_database.close()

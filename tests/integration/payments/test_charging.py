@@ -16,6 +16,7 @@ from services.payments.domain import (
 )
 from services.payments.provider import PaymentTerms, ProviderPayment
 from services.payments.simulated_provider import SimulatedProvider
+from tests.integration.payments.providers import WithoutCombinedCapture
 
 if TYPE_CHECKING:
     from tests.integration.payments.conftest import Step, World
@@ -40,16 +41,6 @@ class NeverAnswers(SimulatedProvider):
         self.done.set()
         await asyncio.Event().wait()
         raise AssertionError
-
-
-class WithoutCombinedCapture(SimulatedProvider):
-    """Wants authorisation and capture to be asked for one by one."""
-
-    @override
-    async def authorise(
-        self, terms: PaymentTerms, *, operation_key: str, capture_key: str | None
-    ) -> ProviderPayment:
-        return await super().authorise(terms, operation_key=operation_key, capture_key=None)
 
 
 class Counting(SimulatedProvider):
