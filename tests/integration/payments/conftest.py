@@ -47,7 +47,7 @@ class Step:
 
 @dataclass
 class Later:
-    """One step of a saga that comes when the order is placed, and its calls: a capture, refund or reversal."""
+    """One step of a saga that comes after the charge: a capture, a refund or a reversal."""
 
     app: Payments
     payment_id: UUID

@@ -27,7 +27,7 @@ class Watched(SimulatedProvider):
         super().__init__(world.provider_database, slow_seconds=0, late_seconds=0)
         self.asked: Counter[str] = Counter()
 
-    async def around(self, name: str, ask: Ask) -> ProviderPayment:
+    async def around(self, name: str, ask: Ask) -> ProviderPayment:  # noqa: ARG002 - others look at it
         return await ask()
 
     @override
@@ -54,7 +54,7 @@ class Watched(SimulatedProvider):
 
 
 class Held(Watched):
-    """Holds operations of one name, before or after they have their effect, until the test lets them go on."""
+    """Holds operations of one name, before or after their effect, until the test lets them go on."""
 
     def __init__(self, world: World, name: str, *, after: bool) -> None:
         super().__init__(world)

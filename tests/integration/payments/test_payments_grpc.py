@@ -13,7 +13,12 @@ from chassis.grpc_server import build_server
 from chassis.identity import Caller, ServiceIdentity, Verifier, new_key_pair
 from chassis.ids import new_id
 from sagacity.common.v1.money_pb2 import Money
-from sagacity.common.v1.saga_step_pb2 import OPERATION_DO, OPERATION_UNDO, SagaStep
+from sagacity.common.v1.saga_step_pb2 import (
+    OPERATION_DO,
+    OPERATION_UNDO,
+    OPERATION_UNSPECIFIED,
+    SagaStep,
+)
 from sagacity.payments.v1 import payments_pb2, payments_pb2_grpc
 from services.payments import rpc
 
@@ -134,6 +139,126 @@ async def test_a_charge_and_its_undo_by_the_wire(clients: Clients) -> None:
     assert listed.payments[0].refunded.minor_units == 1234
 
 
+def later_step() -> SagaStep:
+    return SagaStep(saga_id=str(new_id()), step="payment", operation=OPERATION_DO)
+
+
+def refund_request(charge: payments_pb2.ChargeRequest, minor_units: int) -> payments_pb2.RefundRequest:
+    return payments_pb2.RefundRequest(
+        saga_step=later_step(),
+        payment_id=charge.payment_id,
+        refund_id=str(new_id()),
+        amount=Money(currency_code="EUR", minor_units=minor_units),
+        reason="arrived broken",
+    )
+
+
+async def test_a_capture_refunds_and_a_reversal_by_the_wire(clients: Clients) -> None:
+    user = customer()
+    request = await charge_request(clients, user)
+    request.capture = payments_pb2.CAPTURE_MODE_MANUAL
+    held = (await clients.call("orchestrator", "Charge", request)).payment
+    assert held.state == payments_pb2.PAYMENT_STATE_AUTHORIZED
+
+    capture = payments_pb2.CaptureRequest(saga_step=later_step(), payment_id=request.payment_id)
+    for _ in range(2):
+        taken = (await clients.call("orchestrator", "Capture", capture)).payment
+        assert (taken.state, taken.captured.minor_units) == (payments_pb2.PAYMENT_STATE_CAPTURED, 1234)
+
+    refund = refund_request(request, 200)
+    for _ in range(2):
+        rest = (await clients.call("orchestrator", "Refund", refund)).payment
+        assert rest.state == payments_pb2.PAYMENT_STATE_PARTIALLY_REFUNDED
+        assert rest.refunded == Money(currency_code="EUR", minor_units=200)
+
+    reversal = payments_pb2.ReverseRequest(saga_step=later_step(), payment_id=request.payment_id)
+    for _ in range(2):
+        ended = await clients.call("orchestrator", "Reverse", reversal)
+        assert ended.state == payments_pb2.PAYMENT_STATE_REFUNDED
+    asked = payments_pb2.ListLedgerEntriesRequest(payment_id=request.payment_id)
+    entries = (await clients.call("gateway", "ListLedgerEntries", asked, admin())).entries
+    assert [entry.amount.minor_units for entry in entries] == [1234, 1234, 200, 1034]
+
+
+async def test_refusals_of_captures_and_refunds_are_recorded_and_of_our_domain(clients: Clients) -> None:
+    request = await charge_request(clients, customer())
+    await clients.call("orchestrator", "Charge", request)
+    declined = await charge_request(clients, customer(), "tok_declined")
+    assert (await clients.refusal("orchestrator", "Charge", declined))[1] == "CARD_DECLINED"
+    nobody = str(new_id())
+    dollars = refund_request(request, 1)
+    dollars.amount.currency_code = "USD"
+    cases: tuple[tuple[str, Any, str, str], ...] = (
+        (
+            "Capture",
+            payments_pb2.CaptureRequest(saga_step=later_step(), payment_id=nobody),
+            "NOT_FOUND",
+            "PAYMENT_NOT_FOUND",
+        ),
+        (
+            "Capture",
+            payments_pb2.CaptureRequest(saga_step=later_step(), payment_id=declined.payment_id),
+            "FAILED_PRECONDITION",
+            "PAYMENT_NOT_CAPTURABLE",
+        ),
+        ("Refund", refund_request(declined, 1), "FAILED_PRECONDITION", "PAYMENT_NOT_REFUNDABLE"),
+        ("Refund", refund_request(request, 1235), "FAILED_PRECONDITION", "REFUND_TOO_LARGE"),
+        ("Refund", dollars, "INVALID_ARGUMENT", "CURRENCY_MISMATCH"),
+    )
+    for method, message, kind, reason in cases:
+        for _ in range(2):
+            with pytest.raises(Fault) as refused:
+                await clients.call("orchestrator", method, message)
+            fault = refused.value
+            assert (fault.kind, fault.reason, fault.domain) == (kind, reason, "sagacity.payments")
+            assert fault.recorded, reason
+
+
+@pytest.mark.parametrize("method", ["Capture", "Refund", "Reverse"])
+async def test_what_the_provider_did_not_answer_is_unavailable_and_resumed(
+    clients: Clients, method: str
+) -> None:
+    token = "tok_timeout_after_capture" if method == "Capture" else "tok_timeout_after_refund"
+    charge = await charge_request(clients, customer(), token)
+    if method == "Capture":
+        charge.capture = payments_pb2.CAPTURE_MODE_MANUAL
+    await clients.call("orchestrator", "Charge", charge)
+    request = {
+        "Capture": payments_pb2.CaptureRequest(saga_step=later_step(), payment_id=charge.payment_id),
+        "Refund": refund_request(charge, 200),
+        "Reverse": payments_pb2.ReverseRequest(saga_step=later_step(), payment_id=charge.payment_id),
+    }[method]
+    with pytest.raises(Fault) as unknown:
+        await clients.call("orchestrator", method, request)
+    fault = unknown.value
+    assert (fault.kind, fault.reason) == ("UNAVAILABLE", "PROVIDER_OUTCOME_UNKNOWN")
+    assert fault.retry_after is not None
+    assert not fault.recorded
+    assert await clients.call("orchestrator", method, request)
+
+
+async def test_what_is_no_capture_or_refund_is_an_invalid_argument(clients: Clients) -> None:
+    charge = await charge_request(clients, customer())
+    await clients.call("orchestrator", "Charge", charge)
+    good = refund_request(charge, 1)
+    bad = [payments_pb2.RefundRequest.FromString(good.SerializeToString()) for _ in range(7)]
+    bad[0].amount.minor_units = 0
+    bad[1].amount.minor_units = -1
+    bad[2].amount.currency_code = "ZZZ"
+    bad[3].reason = ""
+    bad[4].refund_id = "none"
+    bad[5].saga_step.operation = OPERATION_UNDO
+    bad[6].ClearField("amount")
+    for request in bad:
+        assert (await clients.refusal("orchestrator", "Refund", request))[0] == "INVALID_ARGUMENT"
+    capture = payments_pb2.CaptureRequest(saga_step=later_step(), payment_id=charge.payment_id)
+    capture.saga_step.operation = OPERATION_UNDO
+    assert (await clients.refusal("orchestrator", "Capture", capture))[0] == "INVALID_ARGUMENT"
+    reversal = reverse_request(charge)
+    reversal.saga_step.operation = OPERATION_UNSPECIFIED
+    assert (await clients.refusal("orchestrator", "Reverse", reversal))[0] == "INVALID_ARGUMENT"
+
+
 async def test_the_undo_of_nothing_has_no_state(clients: Clients) -> None:
     request = await charge_request(clients, customer())
     undone = await clients.call("orchestrator", "Reverse", reverse_request(request))
@@ -168,8 +293,15 @@ async def test_a_decline_is_a_recorded_refusal_of_our_domain(clients: Clients) -
 async def test_only_the_orchestrator_moves_money(clients: Clients) -> None:
     user = customer()
     request = await charge_request(clients, user)
+    capture = payments_pb2.CaptureRequest(saga_step=later_step(), payment_id=request.payment_id)
+    calls: tuple[tuple[str, Any], ...] = (
+        ("Charge", request),
+        ("Capture", capture),
+        ("Refund", refund_request(request, 1)),
+        ("Reverse", reverse_request(request)),
+    )
     for service, caller in (("gateway", user), ("gateway", admin()), ("orders", None)):
-        for method, message in (("Charge", request), ("Reverse", reverse_request(request))):
+        for method, message in calls:
             assert await clients.refusal(service, method, message, caller) == (
                 "PERMISSION_DENIED",
                 "NOT_ALLOWED",
@@ -233,9 +365,6 @@ async def test_what_is_no_charge_is_an_invalid_argument(clients: Clients) -> Non
         bad.CopyFrom(good)
         bad.amount.CopyFrom(Money(currency_code=currency, minor_units=minor_units))
         assert (await clients.refusal("orchestrator", "Charge", bad))[0] == "INVALID_ARGUMENT"
-    undo = reverse_request(good)
-    undo.saga_step.operation = 3  # type: ignore[assignment]
-    assert (await clients.refusal("orchestrator", "Reverse", undo))[0] == "INVALID_ARGUMENT"
     good.saga_step.operation = OPERATION_UNDO
     assert (await clients.refusal("orchestrator", "Charge", good))[0] == "INVALID_ARGUMENT"
 

@@ -59,6 +59,35 @@ async def test_the_checker_finds_each_planted_difference(world: World) -> None:
     await world.rows("DELETE FROM ledger_entry WHERE payment_id = %(id)s", id=stray.order.payment_id)
 
 
+async def test_the_checker_finds_each_planted_difference_between_refunds_and_their_entries(
+    world: World,
+) -> None:
+    step = await world.captured()
+    later = step.later()
+    await later.refund(200)
+    assert await world.broken() == []
+    subject = str(later.refund_id)
+
+    for state in ("PENDING", "REFUSED"):
+        await world.rows("UPDATE refund SET state = %(state)s", state=state)
+        assert await world.broken() == [("REFUNDS", subject)]
+    await world.rows("UPDATE refund SET state = 'DONE', amount_minor = 199")
+    assert await world.broken() == [("REFUNDS", subject)]
+    await world.rows("UPDATE refund SET amount_minor = 200")
+
+    # In flight, it takes more than what is left.
+    await world.rows(
+        "INSERT INTO refund SELECT gen_random_uuid(), payment_id, saga_id, 'more', 1035, reason, 'PENDING',"
+        " create_time, update_time FROM refund"
+    )
+    assert await world.broken() == [("I8", str(step.order.payment_id))]
+    await world.rows("UPDATE refund SET amount_minor = 1034 WHERE step = 'more'")
+    assert await world.broken() == []
+    await world.rows("DELETE FROM refund WHERE step = 'later'")
+    assert {name for name, _ in await world.broken()} == {"REFUNDS"}
+    await world.rows("UPDATE refund SET id = %(id)s, amount_minor = 200, state = 'DONE'", id=later.refund_id)
+
+
 async def test_a_role_without_rights_of_its_own_can_use_the_providers_books_and_not_shape_them(
     world: World,
 ) -> None:

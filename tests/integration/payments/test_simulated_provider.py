@@ -109,6 +109,60 @@ async def test_no_more_is_refunded_than_was_captured(provider: SimulatedProvider
     assert found.amounts == Amounts(1000, 1000, 1000)
 
 
+async def test_partial_refunds_are_told_apart_by_their_keys(provider: SimulatedProvider) -> None:
+    wanted = terms()
+    await authorise(provider, wanted, capture=True)
+
+    async def refund(key: str, minor: int) -> tuple[int, int]:
+        answer = await provider.refund(
+            wanted.payment_id, operation_key=f"{wanted.payment_id}:{key}", amount_minor=minor
+        )
+        return answer.moved_minor, answer.amounts.refunded_minor
+
+    assert await refund("r1", 300) == (300, 300)
+    assert await refund("r2", 300) == (300, 600)
+    assert await refund("r3", 500) == (0, 600)
+    # What a key moved once is what it moves, whatever comes with it later.
+    assert await refund("r1", 300) == (300, 600)
+    assert await refund("r1", 1) == (300, 600)
+    answers = await asyncio.gather(*(refund(f"c{number}", 150) for number in range(6)))
+    assert sorted(moved for moved, _ in answers) == [0, 0, 0, 0, 150, 150]
+
+
+@pytest.mark.parametrize(
+    ("token", "name"), [("tok_timeout_after_capture", "capture"), ("tok_timeout_after_refund", "refund")]
+)
+async def test_the_first_answer_to_each_key_is_lost_and_its_effect_is_not(
+    provider: SimulatedProvider, token: str, name: str
+) -> None:
+    wanted = terms(token)
+    await authorise(provider, wanted, capture=name == "refund")
+    ask = provider.capture if name == "capture" else provider.refund
+    for key in ("1", "2"):
+        operation_key = f"{wanted.payment_id}:{key}"
+        with pytest.raises(ProviderOutcomeUnknownError):
+            await ask(wanted.payment_id, operation_key=operation_key, amount_minor=400)
+        assert (
+            await ask(wanted.payment_id, operation_key=operation_key, amount_minor=400)
+        ).moved_minor == 400
+
+
+async def test_a_declined_capture_or_refund_moves_nothing_and_says_why(provider: SimulatedProvider) -> None:
+    held, taken = terms("tok_capture_declined"), terms("tok_partial_refund_declined")
+    await authorise(provider, held, capture=False)
+    await authorise(provider, taken, capture=True)
+    for _ in range(2):
+        answer = await provider.capture(held.payment_id, operation_key="c", amount_minor=1000)
+        assert (answer.decline_reason, answer.moved_minor) == ("CAPTURE_DECLINED", 0)
+        answer = await provider.refund(taken.payment_id, operation_key="r", amount_minor=999)
+        assert (answer.decline_reason, answer.moved_minor) == ("PARTIAL_REFUND_DECLINED", 0)
+    found = await provider.look_up(held.payment_id)
+    assert found == ProviderPayment(Amounts(1000))
+    key = f"{taken.payment_id}:all"
+    answer = await provider.refund(taken.payment_id, operation_key=key, amount_minor=1000)
+    assert (answer.decline_reason, answer.moved_minor) == ("", 1000)
+
+
 async def test_an_opened_payment_is_found_and_holds_nothing(provider: SimulatedProvider) -> None:
     wanted = terms()
     assert await provider.look_up(wanted.payment_id) is None
