@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from chassis import barrier
 from chassis.barrier import BARRIER_HORIZON, SagaCall
-from chassis.barrier_pruning import PRUNING_MARGIN, BarrierPruning, prune
+from chassis.barrier_pruning import _PRUNE, PRUNING_MARGIN, BarrierPruning, prune
 from chassis.clock import Clock, SystemClock
 from chassis.errors import Fault
 from chassis.ids import moment_of, new_id, uuid7_floor
@@ -100,14 +100,10 @@ async def test_the_pruning_finds_its_rows_by_the_primary_key(database: Database,
         " FROM generate_series(1, 20000) AS i",
     )
     await rows(database, "ANALYZE barrier")
-    plan = await rows(
-        database,
-        "EXPLAIN SELECT ctid FROM barrier WHERE saga_id < %(floor)s ORDER BY saga_id, step LIMIT 1000"
-        " FOR UPDATE SKIP LOCKED",
-        floor=uuid7_floor(NOW),
-    )
+    plan = await rows(database, f"EXPLAIN {_PRUNE.sql}", floor=uuid7_floor(NOW), batch=1_000)
     text = " ".join(row["QUERY PLAN"] for row in plan)
-    assert "barrier_pkey" in text
+    assert "Index Scan using barrier_pkey" in text
+    assert "Tid Scan" in text
     assert "Seq Scan" not in text
     assert "Sort" not in text
 
