@@ -8,20 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
+_EMPTY = {None: "NULL", "": '""'}
+
 
 def plain_array(values: Iterable[UUID | float | bool | str | None]) -> str:
     """An array of values whose text needs no quotes: UUIDs, numbers, booleans, bare words that we chose."""
-    return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
 def text_array(values: Iterable[str | None]) -> str:
     """An array of texts, whatever they hold; PostgreSQL refuses one with NUL."""
-    return "{" + ",".join("NULL" if value is None else _quoted(value) for value in values) + "}"
+    return "{" + ",".join([_quoted(value) if value else _EMPTY[value] for value in values]) + "}"
 
 
 def bytes_array(values: Iterable[bytes | None]) -> str:
     """An array of bytea, in hexadecimal."""
-    return "{" + ",".join("NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values) + "}"
+    return "{" + ",".join(["NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values]) + "}"
 
 
 def _quoted(text: str) -> str:

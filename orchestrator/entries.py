@@ -1,10 +1,14 @@
-"""What the journal is made of: states, events, calls and their results, entries. Values only."""
+"""What the journal is made of: states, events, calls and their results, entries. Values only.
+
+What is made many times for each saga is a named tuple: making one takes a quarter of a frozen dataclass's
+time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from chassis.errors import Fault
@@ -44,8 +48,7 @@ class Verb(StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One line of the journal: an intent with its request, what became of it, or what somebody asked."""
 
     step: str
@@ -60,8 +63,7 @@ class Event:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A call whose intent is journaled: the same bytes are sent until its outcome is known."""
 
     step: str
@@ -71,8 +73,7 @@ class Call:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a call said: its reply where it is DONE, else the fault. `sent` is False for a call held back."""
 
     call: Call
@@ -82,8 +83,7 @@ class Result:
     sent: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One write to the journal: events, and the saga's row after them, if (epoch, sequence) match.
 
     Attributes:

@@ -305,15 +305,15 @@ class Executor:
             first, last = HELD_SECONDS
             waiting_for = held.call.action.participant
             delay = self._random.uniform(first, last if self._breakers.is_open(waiting_for) else 2 * first)
-            return dataclasses.replace(entry, delay_seconds=delay, release=True, waiting_for=waiting_for)
+            return entry._replace(delay_seconds=delay, release=True, waiting_for=waiting_for)
         unknown = [result for result in results if result.outcome is Outcome.UNKNOWN]
         if not unknown or entry.attempts == 0:
             return entry
         delay = backoff_seconds(self._random, entry.attempts, unknown)
         if delay <= STAY_IN_MEMORY_SECONDS:
-            return dataclasses.replace(entry, delay_seconds=delay)
+            return entry._replace(delay_seconds=delay)
         waiting_for = unknown[0].call.action.participant
-        return dataclasses.replace(entry, delay_seconds=delay, release=True, waiting_for=waiting_for)
+        return entry._replace(delay_seconds=delay, release=True, waiting_for=waiting_for)
 
     def _end(self, run: Run, progress: Progress, entry: Entry) -> None:
         if entry.state in TERMINAL_STATES:

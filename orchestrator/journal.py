@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -238,9 +239,11 @@ class Journal(SagaLog):
     # --- batches ---
 
     async def _write_batch(self, entries: Sequence[Entry]) -> list[Written]:
-        ordered = sorted(entries, key=lambda entry: entry.saga_id)  # one lock order for all replicas
+        # One lock order for all replicas. A UUID's text sorts as it does, and is made and compared faster.
+        named = sorted(((str(entry.saga_id), entry) for entry in entries), key=itemgetter(0))
+        ordered = [entry for _, entry in named]
         params: dict[str, Any] = {
-            "ids": plain_array(entry.saga_id for entry in ordered),
+            "ids": plain_array(name for name, _ in named),
             "epochs": plain_array(entry.epoch for entry in ordered),
             "seqs": plain_array(entry.sequence for entry in ordered),
             "counts": plain_array(len(entry.events) for entry in ordered),
@@ -257,7 +260,7 @@ class Journal(SagaLog):
             "fingerprints": text_array(entry.fingerprint for entry in ordered),
             "errors": text_array(entry.last_error for entry in ordered),
         }
-        params |= _event_columns([(entry.saga_id, entry.sequence, entry.events) for entry in ordered])
+        params |= _event_columns([(name, entry.sequence, entry.events) for name, entry in named])
         rows = await self._database.fetch(sql.WRITE_ENTRIES, params)
         written = {row["id"] for row in rows}
         return [Written.YES if entry.saga_id in written else Written.FENCED for entry in entries]
@@ -282,7 +285,7 @@ class Journal(SagaLog):
             "pivots": plain_array(item.pivot_intended for item in ordered),
             "lifetime": KEY_LIFETIME.total_seconds(),
         }
-        params |= _event_columns([(item.saga_id, 0, item.events) for item in ordered])
+        params |= _event_columns([(str(item.saga_id), 0, item.events) for item in ordered])
         rows = await self._database.fetch(sql.ACCEPT, params)
         fresh = {row["saga_id"] for row in rows}
         return [item.saga_id in fresh for item in acceptances]
@@ -367,21 +370,22 @@ def _key_of(acceptance: Acceptance) -> dict[str, Any]:
     return {"caller": acceptance.caller, "rpc": acceptance.rpc, "key": acceptance.idempotency_key}
 
 
-def _event_columns(items: Sequence[tuple[UUID, int, tuple[Event, ...]]]) -> dict[str, str]:
+def _event_columns(items: Sequence[tuple[str, int, tuple[Event, ...]]]) -> dict[str, str]:
     rows = [
         (saga_id, first + offset, event)
         for saga_id, first, events in items
         for offset, event in enumerate(events, start=1)
     ]
+    events = [event for _, _, event in rows]
     return {
-        "event_sagas": plain_array(saga_id for saga_id, _, _ in rows),
-        "event_seqs": plain_array(sequence for _, sequence, _ in rows),
-        "event_steps": text_array(event.step for _, _, event in rows),
-        "event_ops": plain_array(event.operation for _, _, event in rows),
-        "event_attempts": plain_array(event.attempt for _, _, event in rows),
-        "event_outcomes": plain_array(event.outcome for _, _, event in rows),
-        "event_details": text_array(event.detail for _, _, event in rows),
-        "event_recorded": plain_array(event.recorded for _, _, event in rows),
-        "event_requests": bytes_array(event.request for _, _, event in rows),
-        "event_replies": bytes_array(event.reply for _, _, event in rows),
+        "event_sagas": plain_array([saga_id for saga_id, _, _ in rows]),
+        "event_seqs": plain_array([sequence for _, sequence, _ in rows]),
+        "event_steps": text_array([event.step for event in events]),
+        "event_ops": plain_array([event.operation for event in events]),
+        "event_attempts": plain_array([event.attempt for event in events]),
+        "event_outcomes": plain_array([event.outcome for event in events]),
+        "event_details": text_array([event.detail for event in events]),
+        "event_recorded": plain_array([event.recorded for event in events]),
+        "event_requests": bytes_array([event.request for event in events]),
+        "event_replies": bytes_array([event.reply for event in events]),
     }
