@@ -37,8 +37,9 @@ from services.payments.domain import (
 )
 from services.payments.provider import ProviderOutcomeUnknownError, ProviderPayment
 
-# A reversal settles at most so many refunds in flight; another call of it goes on.
-MAX_FINISHED_REFUNDS = 20
+# A reversal settles at most so many refunds in flight, each within the provider's time-out; another call of
+# it goes on.
+MAX_FINISHED_REFUNDS = 8
 
 
 async def refund(app: Payments, call: SagaCall, order: RefundOrder) -> Payment:

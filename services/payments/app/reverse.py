@@ -18,6 +18,7 @@ from services.payments.domain import (
     LedgerKind,
     OutcomeUnknownError,
     PaymentExistsError,
+    PaymentNotRefundableError,
     PaymentState,
     movements,
     operation_key,
@@ -46,6 +47,7 @@ async def reverse(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentSta
     Raises:
         OutcomeUnknownError: The provider did not say; the same call again goes on.
         PaymentExistsError: The payment belongs to another step, so that this is not its undo.
+        PaymentNotRefundableError: The provider declined to give the money back; not stored.
     """
 
     async def begin(tx: Transaction) -> Row | Json:
@@ -58,7 +60,7 @@ async def reverse(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentSta
 
 
 async def reverse_as_step(app: Payments, call: SagaCall, payment_id: UUID) -> PaymentState | None:
-    """Does the same as a step of its own, whichever step charged; it has no refusals of its own.
+    """Does the same as a step of its own, whichever step charged.
 
     Returns:
         The state after it; None where there is no payment.
@@ -66,6 +68,7 @@ async def reverse_as_step(app: Payments, call: SagaCall, payment_id: UUID) -> Pa
     Raises:
         Fault: As `barrier.replay`.
         OutcomeUnknownError: The provider did not say; the same call again goes on.
+        PaymentNotRefundableError: The provider declined to give the money back; not stored.
     """
 
     async def begin(tx: Transaction) -> Row | Json:
@@ -162,6 +165,9 @@ async def _give_back(app: Payments, row: Row) -> ProviderPayment:
             operation_key=operation_key(terms.payment_id, LedgerKind.REFUND),
             amount_minor=captured,
         )
+        if answer.decline_reason:
+            # Not stored: a person is needed, and afterwards the same call goes on.
+            raise PaymentNotRefundableError(f"the provider declined with {answer.decline_reason}")
     return answer
 
 

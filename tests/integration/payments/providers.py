@@ -99,6 +99,16 @@ class SaysNothingOfUse(Watched):
         return await ask() if name == "cancel" else ProviderPayment(Amounts(1234, 1234 * (name == "refund")))
 
 
+class DeclinesRefunds(Watched):
+    """Gives nothing back, and says why."""
+
+    @override
+    async def around(self, name: str, ask: Ask) -> ProviderPayment:
+        if name == "refund":
+            return ProviderPayment(Amounts(1234, 1234), decline_reason="ACCOUNT_CLOSED")
+        return await ask()
+
+
 class WithoutCombinedCapture(SimulatedProvider):
     """Wants authorisation and capture to be asked for one by one."""
 

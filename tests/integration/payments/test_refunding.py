@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chassis.errors import Fault
+from services.payments.app.refund import MAX_FINISHED_REFUNDS
 from services.payments.domain import (
     CaptureMode,
     OutcomeUnknownError,
@@ -315,6 +316,21 @@ async def test_a_reversal_whose_refunds_in_flight_stay_unknown_goes_on_later(wor
     assert (await later.refund(500)).state is PaymentState.REVERSING
     assert await reversal.reverse() is PaymentState.REFUNDED
     assert await refunds(world, step) == [500, 734]
+
+
+async def test_a_reversal_settles_a_bounded_number_of_refunds_in_flight_at_a_time(world: World) -> None:
+    late = Late(world, "refund")
+    step = await world.captured()
+    sagas = [step.later(world.with_provider(late)) for _ in range(MAX_FINISHED_REFUNDS + 1)]
+    for saga in sagas:
+        with pytest.raises(OutcomeUnknownError):
+            await saga.refund(100)
+    reversal = step.later()
+    with pytest.raises(OutcomeUnknownError):
+        await reversal.reverse()
+    assert len(await refunds(world, step)) == MAX_FINISHED_REFUNDS
+    assert await reversal.reverse() is PaymentState.REFUNDED
+    assert await refunds(world, step) == [100] * len(sagas) + [1234 - 100 * len(sagas)]
 
 
 async def test_a_reversal_tells_a_declined_refund_so_and_gives_all_back(world: World) -> None:

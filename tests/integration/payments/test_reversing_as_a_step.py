@@ -11,10 +11,11 @@ from services.payments.domain import (
     CaptureMode,
     OutcomeUnknownError,
     PaymentExistsError,
+    PaymentNotRefundableError,
     PaymentReversingError,
     PaymentState,
 )
-from tests.integration.payments.providers import Held, Late, Watched
+from tests.integration.payments.providers import DeclinesRefunds, Held, Late, Watched
 
 if TYPE_CHECKING:
     from tests.integration.payments.conftest import Later, Step, World
@@ -122,6 +123,23 @@ async def test_lost_answers_refund_once(world: World) -> None:
     assert await world.state(step) == "REVERSING"
     assert await world.stored(later) == "IN_PROGRESS"
     assert await later.reverse() is PaymentState.REFUNDED
+    assert await world.ledger(step) == REFUNDED == await world.provider_ledger(step)
+
+
+@pytest.mark.parametrize("undo", [False, True])
+async def test_a_refund_that_the_provider_declines_is_a_refusal_that_is_not_stored(
+    world: World, *, undo: bool
+) -> None:
+    step = await world.captured()
+    reversal = step if undo else step.later()
+    reversal.app = world.with_provider(DeclinesRefunds(world))
+    for _ in range(2):
+        with pytest.raises(PaymentNotRefundableError, match="ACCOUNT_CLOSED"):
+            await reversal.reverse()
+    assert await world.state(step) == "REVERSING"
+    # Once a person has mended it, the same call goes on.
+    reversal.app = world.app
+    assert await reversal.reverse() is PaymentState.REFUNDED
     assert await world.ledger(step) == REFUNDED == await world.provider_ledger(step)
 
 
