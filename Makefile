@@ -70,7 +70,7 @@ migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_
 bench: $(STAMP) ## measure orders per second on this machine (JSON=path writes the figures there too)
 	@$(BIN)/python -m tests.bench.orders $(if $(JSON),--json-to $(JSON)) $(ARGS)
 
-$(BENCH_STAMP): requirements-bench.lock
+$(BENCH_STAMP): requirements-bench.lock | $(STAMP)
 	@test -x $(BENCH_VENV)/bin/python || { echo "making $(BENCH_VENV)"; $(PYTHON) -m venv $(BENCH_VENV); }
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@

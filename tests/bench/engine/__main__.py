@@ -27,9 +27,11 @@ from tests.bench.engine.machine import Server, described
 from tests.bench.engine.rival import against_dbos
 from tests.bench.engine.scenarios import backwards, for_long, over_grpc
 
+# Processes that ran, on average, in the minute before.
+BUSY_LOAD = 0.5
 DBOS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 SCENARIOS = {
-    "dbos": against_dbos,
+    "forward": against_dbos,
     "grpc": over_grpc,
     "backwards": backwards,
     "failover": kill_one_of_two,
@@ -54,6 +56,8 @@ async def measure(sizes: Sizes, chosen: list[str], dbos_python: Path | None, con
         await asyncio.to_thread(server.start)
         try:
             bench = Bench(sizes, server, Workers(server, folder), dbos_python, _describer(progress, bar))
+            if machine["load_at_the_start"] > BUSY_LOAD:
+                bench.notes.append("the machine was busy before the run: these figures are not to be quoted")
             figures = not_measured() | {
                 "machine": machine,
                 "rounds": sizes.rounds,
@@ -62,6 +66,7 @@ async def measure(sizes: Sizes, chosen: list[str], dbos_python: Path | None, con
             for scenario in chosen:
                 merge(figures, await SCENARIOS[scenario](bench))
                 progress.advance(bar)
+            progress.update(bar, description="done")
         finally:
             await asyncio.to_thread(server.stop)
     return figures | {"notes": bench.notes, "passed": verdicts(figures)}

@@ -89,18 +89,21 @@ def show(figures: Figures, console: Console) -> None:
     for heading in ("figure", "measured", "to reach", ""):
         table.add_column(heading, justify="right" if heading in {"measured", "to reach"} else "left")
     for row in ROWS:
-        value = figures.get(row.key)
-        measured = "not measured" if value is None else f"{value:,}{row.unit}"
+        value = figures[row.key]
+        if value is None:
+            continue
+        measured = f"{value:,}{row.unit}"
         table.add_row(row.says, measured, row.target(), _VERDICT(row.passes(figures)))
     console.print(table)
-    _show_shares(figures, console)
+    if figures["processor_time"]:
+        _show_shares(figures, console)
     for note in figures["notes"]:
         console.print(f"- {note}", highlight=False)
 
 
 def _show_shares(figures: Figures, console: Console) -> None:
-    shares = Table(title="processor time of one saga")
-    for heading in ("", "Python", "PostgreSQL", "Python's share", "all cores busy"):
+    shares = Table(title="processor time of one saga; Python: the engine's process and its load")
+    for heading in ("", "Python", "PostgreSQL", "Python's share", "participant", "cores busy"):
         shares.add_column(heading, justify="left" if heading == "" else "right")
     for name, share in figures["processor_time"].items():
         shares.add_row(
@@ -108,6 +111,7 @@ def _show_shares(figures: Figures, console: Console) -> None:
             f"{share['python_us']:,} us",
             f"{share['postgres_us']:,} us",
             f"{share['python_share']:.0%}",
+            f"{share['participant_us']:,} us" if "participant_us" in share else "",
             f"{share['cores_busy']:.0%}",
         )
     console.print(shares)
