@@ -131,9 +131,8 @@ class Progress:
         return calls
 
     def _unsettled(self) -> Iterator[tuple[str, Operation, _Half]]:
-        direction = Operation.DO if self.state in {State.RUNNING, State.WAITING} else Operation.UNDO
         for (name, operation), half in self._halves.items():
-            if operation is direction and half.outcome is None:
+            if operation is self._direction and half.outcome is None:
                 yield name, operation, half
 
     def refused_calls(self) -> list[str]:
