@@ -171,17 +171,21 @@ class Database:
         self._pool = pool
 
     @classmethod
-    async def open(cls, dsn: str, *, application_name: str, max_size: int = 8) -> Self:
+    async def open(
+        cls, dsn: str, *, application_name: str, max_size: int = 8, patience_seconds: float | None = None
+    ) -> Self:
         """Opens a pool of at most `max_size` connections, without waiting for the database (`ping` does).
 
         Args:
             dsn: A libpq connection string or URI.
             application_name: What the server shows in pg_stat_activity.
             max_size: Connections at most.
+            patience_seconds: The most that the server lets a statement, a wait for a lock, or an idle
+                transaction take; None: STATEMENT_TIMEOUT_MS and the like.
         """
         pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
             dsn,
-            kwargs=_connection_settings(application_name),
+            kwargs=_connection_settings(application_name, patience_seconds),
             min_size=min(2, max_size),
             max_size=max_size,
             open=False,
@@ -287,16 +291,17 @@ async def _retried(once: Callable[[], Awaitable[T]]) -> T:
         return await once()
 
 
-def _connection_settings(application_name: str) -> dict[str, Any]:
+def _connection_settings(application_name: str, patience_seconds: float | None) -> dict[str, Any]:
+    patience_ms = None if patience_seconds is None else int(patience_seconds * 1000)
     # JIT costs more than it gives for statements of a millisecond.
     settings = {
         "jit": "off",
         # Every statement is prepared and has one plan whatever its parameters: planning a big one costs as
         # much as running it.
         "plan_cache_mode": "force_generic_plan",
-        "statement_timeout": STATEMENT_TIMEOUT_MS,
-        "lock_timeout": LOCK_TIMEOUT_MS,
-        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
+        "statement_timeout": patience_ms or STATEMENT_TIMEOUT_MS,
+        "lock_timeout": patience_ms or LOCK_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": patience_ms or IDLE_IN_TRANSACTION_TIMEOUT_MS,
         "default_transaction_isolation": "read\\ committed",
         "timezone": "UTC",
     }

@@ -20,15 +20,22 @@ RELAY_DRAIN_SECONDS = DRAIN_SECONDS / 2
 log = structlog.get_logger(__name__)
 
 
-async def open_database(life: Lifecycle, settings: ProcessSettings, *, max_size: int = 8) -> Database:
+async def open_database(
+    life: Lifecycle, settings: ProcessSettings, *, max_size: int = 8, patience_seconds: float | None = None
+) -> Database:
     """Open the pool of this process's database and see that it answers; it is closed at the stop.
+
+    `max_size` and `patience_seconds` are those of `Database.open`.
 
     Raises:
         SettingsError: the DSN is not set.
         Fault: UNAVAILABLE, the database does not answer.
     """
     database = await Database.open(
-        settings.required("database_dsn"), application_name=settings.process, max_size=max_size
+        settings.required("database_dsn"),
+        application_name=settings.process,
+        max_size=max_size,
+        patience_seconds=patience_seconds,
     )
     life.on_stop(database.close)
     await database.ping()

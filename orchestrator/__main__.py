@@ -24,6 +24,7 @@ from sagacity.sagas.v1 import sagas_pb2_grpc
 
 PARTICIPANTS = ("users", "inventory", "payments", "orders")
 MAX_CONNECTIONS = 6
+PATIENCE_SHARE = 0.8
 
 
 async def program(life: Lifecycle) -> None:
@@ -32,7 +33,9 @@ async def program(life: Lifecycle) -> None:
     configure_logging("orchestrator", settings.log_format)
     identity = ServiceIdentity.read("orchestrator", settings.required("identity_key_file"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
-    database = await open_database(life, settings, max_size=MAX_CONNECTIONS)
+    # Below the lease: what a stopped process holds in the database is gone before others take its sagas.
+    patience = settings.lease_seconds * PATIENCE_SHARE
+    database = await open_database(life, settings, max_size=MAX_CONNECTIONS, patience_seconds=patience)
 
     connections = {name: Connection(getattr(settings, f"{name}_address"), identity) for name in PARTICIPANTS}
     for connection in connections.values():

@@ -24,7 +24,8 @@ class Batcher(Generic[Item, Answer]):
     `write` takes a batch and returns one answer per item, in order. Where it raises, every item of the batch
     is written again on its own, so that a bad neighbour harms nobody, and only the item that fails alone
     raises at its caller. Where `gives_up` says so of an error, the rest of the batch fails with it at once:
-    it is nobody's fault, and trying each would only take long.
+    it is nobody's fault, and trying each would only take long. So many `writers` have a batch in flight each;
+    two items that must be written in order are never submitted at the same time.
     """
 
     def __init__(
@@ -33,10 +34,13 @@ class Batcher(Generic[Item, Answer]):
         observe_size: Callable[[int], None] = lambda _: None,
         *,
         gives_up: Callable[[Exception], bool] = lambda _: False,
+        writers: int = 1,
     ) -> None:
         self._write = write
         self._observe_size = observe_size
         self._gives_up = gives_up
+        self._writers = writers
+        self._idle = 0
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._filled = asyncio.Event()
         self.batches = 0
@@ -54,15 +58,24 @@ class Batcher(Generic[Item, Answer]):
     async def run(self) -> None:
         """Write batches until cancelled; whoever waits then is cancelled too."""
         try:
-            while True:
-                await self._filled.wait()
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
-                if not self._queue:
-                    self._filled.clear()
-                await self._flush(batch)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._writers):
+                    group.create_task(self._write_batches(), name="batch-writer")
         finally:
             for _, future in self._queue:
                 future.cancel()
+
+    async def _write_batches(self) -> None:
+        while True:
+            self._idle += 1
+            while not self._queue:
+                self._filled.clear()
+                await self._filled.wait()
+            # A fair share: with everything in one batch, writing it and making the next would take turns, and
+            # of two processors one would always be idle.
+            size = min(MAX_BATCH, -(-len(self._queue) // self._idle))
+            self._idle -= 1
+            await self._flush([self._queue.popleft() for _ in range(size)])
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         self.batches += 1

@@ -15,7 +15,7 @@ class OrchestratorSettings(ProcessSettings):
     process: ClassVar[str] = "orchestrator"
 
     lease_seconds: float = Field(
-        default=5.0,
+        default=3.0,
         ge=0.5,
         le=60,
         description="A replica that did not renew for so long loses its sagas to the others.",

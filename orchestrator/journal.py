@@ -42,6 +42,8 @@ DEFAULT_ARCHIVE_AFTER = timedelta(days=7)
 SWEEP_GRACE_SECONDS = 2.0
 PRUNE_BATCH = 1_000
 START_BATCH = 64
+# Batches in flight, of entries and of acceptances each: while one is written, the engine makes the next.
+WRITERS = 2
 WAKE_BATCH = 10_000
 RAMP_PER_SECOND = 20.0
 BEGIN_ATTEMPTS = 5
@@ -61,10 +63,10 @@ class Journal(SagaLog):
         self.replica = replica
         self._archive_after = archive_after
         self._entries: Batcher[Entry, Written] = Batcher(
-            self._write_batch, metrics.group_commit("write"), gives_up=_is_away
+            self._write_batch, metrics.group_commit("write"), gives_up=_is_away, writers=WRITERS
         )
         self._acceptances: Batcher[Acceptance, bool] = Batcher(
-            self._accept_batch, metrics.group_commit("accept"), gives_up=_is_away
+            self._accept_batch, metrics.group_commit("accept"), gives_up=_is_away, writers=WRITERS
         )
 
     @property
