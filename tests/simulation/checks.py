@@ -1,0 +1,187 @@
+"""What must hold: after every commit and at every call, and when all has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from orchestrator.entries import INTENDED, REQUESTED, TERMINAL_STATES, Event, State, Verb
+from orchestrator.saga import Action, Operation, Outcome
+from tests.simulation.definitions import CHECKS, SAGAS
+from tests.simulation.memory_store import HOLDING, Change, Row
+from tests.simulation.participants import COURIER_FEE, PRICE, STOCK, WALLET, Identity, World
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+_DRIVES = frozenset({"accepted", "claimed", "commanded", "written"})
+
+
+class Checker:
+    """Watches one simulation; what does not hold goes to `violations`."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self.violations: list[str] = []
+        self._intents: dict[tuple[UUID, str, bool], bytes] = {}
+        self._intended: set[bytes] = set()
+        self._unwound: set[UUID] = set()
+        self._pivots: set[UUID] = set()
+        self._refused_pivots: set[UUID] = set()
+        self._epochs: dict[UUID, int] = {}
+        self._owners: dict[tuple[UUID, int], str] = {}
+        self._ended: set[UUID] = set()
+        self._undone_group: dict[UUID, int] = {}
+        self.skipped: set[tuple[UUID, str]] = set()
+
+    def violated(self, what: str, saga_id: UUID | None = None) -> None:
+        self._simulation.note("VIOLATED", what, saga_id)
+        self.violations.append(what if saga_id is None else f"{what} (saga {saga_id})")
+
+    # --- every commit ---
+
+    def changed(self, change: Change) -> None:
+        row = change.row
+        self._simulation.changed(change)
+        if row.epoch < self._epochs.get(row.id, 0):
+            self.violated("an epoch went down", row.id)
+        self._epochs[row.id] = row.epoch
+        if change.kind in _DRIVES and row.state is not State.WAITING:
+            owner = self._owners.setdefault((row.id, row.epoch), change.by)
+            if owner != change.by:
+                self.violated(f"{owner} and {change.by} wrote under one epoch", row.id)
+        if row.sequence != len(row.events) or (row.sequence and row.sequence not in row.events):
+            self.violated("the events have a gap, or are not the saga's", row.id)
+        if row.id in self._ended:
+            self.violated("a saga that had ended changed", row.id)
+        if row.state in TERMINAL_STATES:
+            self._ended.add(row.id)
+        if row.state in HOLDING:
+            self._check_lock(row)
+        for event in change.events:
+            self._event(row, event)
+        if row.state is State.PARKED and row.id not in self._simulation.refused_hard:
+            self.violated(f"parked without a refusal: {row.last_error}", row.id)
+
+    def _check_lock(self, row: Row) -> None:
+        for other in self._simulation.store.sagas.values():
+            if other.key == row.key and other is not row and other.state in HOLDING:
+                self.violated("two sagas of one order are under way", row.id)
+
+    def _event(self, row: Row, event: Event) -> None:
+        if event.outcome == REQUESTED:
+            if event.operation == Verb.SKIP:
+                self.skipped.add((row.id, event.step))
+        elif event.operation == "unwind":
+            if row.id in self._pivots and row.id not in self._refused_pivots:
+                self.violated("unwound after the pivot's intent, without its refusal", row.id)
+            if row.id in self._unwound:
+                self.violated("unwound twice", row.id)
+            self._unwound.add(row.id)
+        elif event.outcome == INTENDED and event.step:
+            self._intent(row, event)
+        elif event.step and SAGAS[row.kind].step(event.step).pivot:
+            if event.outcome == Outcome.REFUSED and event.recorded:
+                self._refused_pivots.add(row.id)
+
+    def _intent(self, row: Row, event: Event) -> None:
+        undo = event.operation == Operation.UNDO
+        self._intents[row.id, event.step, undo] = event.request or b""
+        self._intended.add(event.request or b"")
+        groups = [[step.name for step in group] for group in SAGAS[row.kind].groups]
+        group = next(number for number, names in enumerate(groups) if event.step in names)
+        if undo:
+            self._simulation.count(f"undo of {row.kind}.{event.step}")
+            if group > self._undone_group.get(row.id, group):
+                self.violated("undone out of order", row.id)
+            self._undone_group[row.id] = group
+            return
+        if row.id in self._unwound:
+            self.violated("a step forward after the unwind", row.id)
+        if SAGAS[row.kind].step(event.step).pivot:
+            self._pivots.add(row.id)
+
+    # --- every call ---
+
+    def called(self, replica: str, action: Action, request: bytes, identity: Identity | None) -> None:
+        self._simulation.note("call", replica, action.path, identity)
+        if request not in self._intended:
+            self.violated(f"{action.path} was called without a committed intent, or with other bytes")
+        if identity is None:
+            return
+        if self._intents.get(identity) != request:
+            self.violated(f"{identity.step} was not intended so", identity.saga_id)
+        if identity.undo and identity.saga_id not in self._unwound:
+            self.violated(f"{identity.step} was undone before the unwind was decided", identity.saga_id)
+
+    # --- at the end ---
+
+    def ended(self) -> None:
+        world = self._simulation.world
+        for name, row in self._simulation.acknowledged:
+            found = self._simulation.store.names.get(name)
+            if found is None or found.saga_id != row or row not in self._simulation.store.sagas:
+                self.violated("an acknowledged saga is lost", row)
+            elif found.answer is None:
+                self.violated("a saga ended without an answer", row)
+        for saga in self._simulation.store.sagas.values():
+            self._check_ended(world, saga)
+        for identity, times in world.effects.items():
+            if times > 1:
+                self.violated(f"{identity.step} had its effect {times} times", identity.saga_id)
+        self._check_sums(world)
+        self._check_orders(world)
+
+    def _check_ended(self, world: World, saga: Row) -> None:
+        if saga.state not in TERMINAL_STATES:
+            self.violated(f"{saga.kind} is still {saga.state}: {saga.last_error}", saga.id)
+            return
+        names = {step.name for step in SAGAS[saga.kind].all_steps()} - CHECKS
+        for identity in world.effects:
+            if identity.saga_id == saga.id and identity.step not in names:
+                self.violated(f"an effect of {identity.step}, which is no step", saga.id)
+        for step in names:
+            did = world.effects[Identity(saga.id, step, False)]
+            undid = world.effects[Identity(saga.id, step, True)]
+            skipped = (saga.id, step) in self.skipped
+            if saga.state is State.COMPLETED and (did - undid != 1) and not skipped:
+                self.violated(f"completed, and {step} has {did - undid} effects", saga.id)
+            if saga.state is State.COMPENSATED and did != undid:
+                self.violated(f"compensated, and {step} still has its effect", saga.id)
+
+    def _check_sums(self, world: World) -> None:
+        if any(value < 0 for value in world.accounts.values()):
+            self.violated(f"an account is below zero: {dict(world.accounts)}")
+        if world.total("stock", "held", "sold") != STOCK or world.total("boxes", "used") != STOCK:
+            self.violated("stock is not conserved")
+        if world.total("wallet", "paid", "courier") != WALLET:
+            self.violated("money is not conserved")
+        if world.total("held"):
+            self.violated("stock is still held")
+
+    def _check_orders(self, world: World) -> None:
+        sagas = self._simulation.store.sagas.values()
+        shipped = sum(row.kind == "ship" and row.state is State.COMPLETED for row in sagas)
+        if (world.accounts["used"], world.accounts["courier"]) != (shipped, shipped * COURIER_FEE):
+            self.violated(f"{shipped} shipped, {world.accounts['used']} boxes used")
+        cancelled = {
+            row.context["order_id"] for row in sagas if row.kind == "cancel" and row.state is State.COMPLETED
+        }
+        for row in sagas:
+            if row.kind == "place_order" and row.state in TERMINAL_STATES:
+                self._check_order(world, row, cancelled)
+
+    def _check_order(self, world: World, row: Row, cancelled: set[str]) -> None:
+        order_id = row.context["order_id"]
+        sold = row.state is State.COMPLETED and order_id not in cancelled
+        quantity = row.context["items"][0][1] if sold else 0
+        has = world.accounts[f"sold:{row.context['reservation_id']}"]
+        paid = world.accounts[f"paid:{row.context['payment_id']}"]
+        if (has, paid) != (quantity, quantity * PRICE):
+            self.violated(f"an order of {quantity} has {has} units for {paid}", row.id)
+        state = world.orders.get(order_id, "")
+        fits = (
+            {"SHIPPED", "CONFIRMED"} if sold else {"CANCELLED"} if order_id in cancelled else {"", "REJECTED"}
+        )
+        if state not in fits:
+            self.violated(f"an order is {state!r} after its saga is {row.state}", row.id)

@@ -1,0 +1,203 @@
+"""One simulation: replicas of the real engine, a journal and participants in memory, and a seed that decides all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from chassis.errors import Fault, FaultKind
+from orchestrator.entries import State
+from orchestrator.executor import Executor
+from orchestrator.leases import Leases
+from orchestrator.operations import Operations
+from tests.simulation.checks import Checker
+from tests.simulation.definitions import AFTER_PIVOT, DEFINITIONS, SAGAS
+from tests.simulation.memory_journal import MemoryJournal
+from tests.simulation.memory_store import Change, MemoryStore, NameOfSaga
+from tests.simulation.network import Calls, Faults, Network, StoreLink
+from tests.simulation.participants import Identity, World
+from tests.simulation.virtual_loop import Host, VirtualLoop
+
+LEASE_SECONDS = 3.0
+START_RETRY_SECONDS = 0.3
+# Some moment: what is stored has times, and ids tell theirs.
+FIRST_MOMENT = 1_800_000_000.0
+PIVOTS = frozenset(step.name for saga in SAGAS.values() for step in saga.all_steps() if step.pivot)
+
+
+@dataclass
+class Parts:
+    """What a planted bug replaces."""
+
+    store: type[MemoryStore] = MemoryStore
+    journal: type[MemoryJournal] = MemoryJournal
+    executor: type[Executor] = Executor
+    calls: type[Calls] = Calls
+
+
+@dataclass
+class Report:
+    """What became of a seed."""
+
+    seed: int
+    violations: list[str]
+    counts: Counter[str]
+    seconds: float
+    trace: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+class Replica:
+    """A process that runs the engine."""
+
+    def __init__(self, simulation: Simulation, name: str) -> None:
+        self.host = Host(name)
+        self.name = name
+        parts, rng = simulation.parts, random.Random(simulation.chance.random())
+        self.journal = parts.journal(simulation.store, name, StoreLink(simulation))
+        self.executor = parts.executor(self.journal, parts.calls(simulation, name), DEFINITIONS, rng=rng)
+        self.leases = Leases(self.journal, self.executor, lease_seconds=LEASE_SECONDS)
+        self.operations = Operations(self.journal, self.executor, DEFINITIONS)
+        self.serves = False
+        self.dead = False
+        self._simulation = simulation
+        self.task = simulation.spawn(self._run(), self.host.context)
+        self._leasing: asyncio.Task[None] | None = None
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether its door is open; a stopped process has an open door too, behind which nothing happens."""
+        return self.serves and not self.dead
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.leases.renew()
+                break
+            except Fault:
+                await asyncio.sleep(START_RETRY_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.executor.run())
+            self._leasing = group.create_task(self.leases.run())
+            self.serves = True
+
+    async def stop(self) -> None:
+        """As `orchestrator.__main__` drains: drop the sagas, hand them over, end the lease."""
+        self.serves = False
+        await self.executor.stop()
+        try:
+            await self.leases.hand_over()
+        except Fault:
+            self._simulation.count("hand-over failed")
+        if self._leasing is not None:
+            self._leasing.cancel()
+
+
+class Simulation:
+    """The state of one seed's world, and what parts of it may ask of it."""
+
+    def __init__(self, seed: int, parts: Parts) -> None:
+        self.seed = seed
+        self.parts = parts
+        self.chance = random.Random(seed)
+        self.loop = VirtualLoop(random.Random(self.chance.random()))
+        self.context = contextvars.Context()
+        self.counts: Counter[str] = Counter()
+        self.trace: list[tuple[Any, ...]] = []
+        self.checker = Checker(self)
+        self.store = parts.store(lambda: FIRST_MOMENT + self.loop.time(), self.checker.changed)
+        self.world = World(self.count)
+        self.network = Network(self, self.world)
+        self.faults: Faults | None = Faults.drawn(self.chance)
+        self.journal_away = False
+        self.down: set[str] = set()
+        self.replicas: list[Replica] = []
+        self.acknowledged: list[tuple[NameOfSaga, UUID]] = []
+        self.refused_hard: set[UUID] = set()
+        self._ids = 0
+        self._driver: dict[UUID, str] = {}
+        self._replica_number = 0
+
+    # --- what all parts use ---
+
+    def count(self, branch: str) -> None:
+        self.counts[branch] += 1
+
+    def note(self, *what: Any) -> None:
+        self.trace.append((self.loop.time(), *what))
+
+    def later(self, delay: float, action: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
+        """Have the world, which no crash of a replica reaches, do something."""
+        return self.loop.call_later(delay, action, *arguments, context=self.context)
+
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context | None = None
+    ) -> asyncio.Task[Any]:
+        return self.loop.create_task(coroutine, context=context or self.context)
+
+    def new_id(self) -> UUID:
+        """A UUIDv7 of this seed."""
+        self._ids += 1
+        milliseconds = int((FIRST_MOMENT + self.loop.time()) * 1000)
+        return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | self.seed % 2**30 << 20 | self._ids)
+
+    def begin_replica(self) -> Replica:
+        self._replica_number += 1
+        replica = Replica(self, f"replica-{self._replica_number}")
+        self.replicas.append(replica)
+        return replica
+
+    def alive(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.can_be_asked]
+
+    # --- what participants refuse ---
+
+    def gate(self, identity: Identity | None) -> None:
+        """A participant's door: what it refuses there, no barrier ever hears of."""
+        if self.faults is None or self.chance.random() >= self.faults.gate:
+            return
+        if identity is not None and (identity.undo or identity.step in AFTER_PIVOT | PIVOTS):
+            self.refused_hard.add(identity.saga_id)
+        self.count("unrecorded refusal")
+        raise Fault(FaultKind.PERMISSION_DENIED, "AT_THE_DOOR", "not today")
+
+    def refusal(self, identity: Identity | None) -> Fault | None:
+        """What the domain says to a call that it has not answered yet; None: what the ledger says."""
+        if self.faults is None:
+            return None
+        hard = identity is not None and (identity.undo or identity.step in AFTER_PIVOT)
+        if self.chance.random() >= (self.faults.refused_late if hard else self.faults.refused):
+            return None
+        if hard and identity is not None:
+            self.refused_hard.add(identity.saga_id)
+        return Fault(FaultKind.FAILED_PRECONDITION, "NOT_THIS_ONE", "the domain refuses")
+
+    # --- what is counted of the commits ---
+
+    def changed(self, change: Change) -> None:
+        row = change.row
+        self.note("commit", change.kind, change.by, row.id, row.epoch, row.sequence, row.state, change.events)
+        if change.kind == "claimed":
+            if self._driver.get(row.id, change.by) != change.by:
+                self.count("taken over")
+            self.count("claimed")
+        elif change.kind == "started":
+            self.count("waiting saga started")
+        elif change.kind == "commanded":
+            verb, passed = change.events[0].operation, "after" if row.pivot_intended else "before"
+            self.count(f"verb {verb} {passed} the pivot")
+        elif change.kind == "handed over":
+            self.count("handed over")
+        elif change.kind == "accepted" and row.state is State.WAITING:
+            self.count("saga has to wait")
+        if change.kind in {"accepted", "claimed", "commanded"}:
+            self._driver[row.id] = change.by
+        if change.kind == "written" and row.state not in {State.RUNNING, State.COMPENSATING}:
+            self.count(f"{row.kind} {row.state}")
+        if any(event.operation == "unwind" and "ORDER_TIMED_OUT" in event.detail for event in change.events):
+            self.count("deadline passed")
