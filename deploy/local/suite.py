@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -51,6 +51,7 @@ class Suite:
         ports: of the processes by name; those not named take free ones and keep them.
         kafka: `embedded`, `maven`, or the `host:port` of a broker; "" runs without one.
         orchestrators: how many; the second is called orchestrator-2.
+        standby: processes that have an address and are not started with the others.
         overrides: environment variables by process name, over the suite's own; "*" is for every process.
         log_format: console or json.
         sample_data: load the sample data at the first start.
@@ -66,6 +67,7 @@ class Suite:
         ports: Mapping[str, int] | None = None,
         kafka: str = EMBEDDED,
         orchestrators: int = 1,
+        standby: Collection[str] = (),
         overrides: Mapping[str, Environment] | None = None,
         log_format: str = "console",
         sample_data: bool = True,
@@ -82,6 +84,7 @@ class Suite:
         self.postgres = LocalPostgres(self.data_dir / "postgres", fsync=fsync, secrets=self.secrets)
         self.broker = self._new_broker(kafka, jars)
         self._programs = {program.name: program for program in programs(orchestrators)}
+        self._standby = frozenset(standby)
         self._fixed_ports = {name: port for name, port in (ports or {}).items() if port}
         self._ports: dict[str, int] = {}
         self._metrics_ports: dict[str, int] = {}
@@ -124,10 +127,10 @@ class Suite:
         await self._start_servers()
         self._report("databases and migrations")
         await asyncio.to_thread(self._migrate)
-        self._report(f"starting {', '.join(self._programs)}")
-        for name in self._programs:
+        self._report(f"starting {', '.join(self.standing)}")
+        for name in self.standing:
             self.start_process(name)
-        for name in self._programs:
+        for name in self.standing:
             await self.wait_ready(name)
             self._report(f"{name} is ready on {self.address(name)}")
         marker = self.data_dir / "sample-data-is-loaded"
@@ -247,6 +250,11 @@ class Suite:
     def names(self) -> tuple[str, ...]:
         """The processes' names, in the order they start."""
         return tuple(self._programs)
+
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """The names of those that run all the time, in the order they start."""
+        return tuple(name for name in self._programs if name not in self._standby)
 
     @property
     def pids(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.local.kafka import ApacheKafka
 from deploy.local.suite import EMBEDDED, MAVEN, Suite
+from tests.chaos.market import heal, replicated_market
 from tests.conftest import JARS, kafka_source, maven_works
 from tests.e2e.live_watch import watched
 from tests.e2e.shoppers import Market
@@ -23,9 +24,9 @@ SLOW = {"SAGACITY_PAYMENTS_SIMULATED_SLOW_SECONDS": "1.5"}
 async def market(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Market]:
-    """A suite that nothing is done to, on the session's Kafka, and its customers."""
+    """A suite that nothing is done to, with two orchestrators, on the session's Kafka, and its customers."""
     kafka = str(request.getfixturevalue("kafka_bootstrap_servers")) if kafka_source() else EMBEDDED
-    suite = Suite(tmp_path_factory.mktemp("suite"), kafka=kafka, fsync=False)
+    suite = Suite(tmp_path_factory.mktemp("suite"), kafka=kafka, orchestrators=2, fsync=False)
     await suite.start()
     try:
         async with Market(suite) as opened:
@@ -57,6 +58,7 @@ async def stormy_market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 @pytest.fixture
 async def storm(stormy_market: Market) -> AsyncIterator[Market]:
     """The stormy market with everything running, whatever the test before has left; watched all the time."""
+    await heal_servers(stormy_market.suite)
     await heal(stormy_market.suite)
     async with watched(stormy_market.suite) as watch:
         yield stormy_market
@@ -64,19 +66,31 @@ async def storm(stormy_market: Market) -> AsyncIterator[Market]:
     assert watch.broken == []
 
 
-async def heal(suite: Suite) -> None:
-    """Start whatever does not run, and wait until all of it is ready."""
+async def heal_servers(suite: Suite) -> None:
+    """Start PostgreSQL and the broker where they do not run."""
     if suite.postgres.pid is None:
         suite.postgres.launch()
         await asyncio.to_thread(suite.postgres.wait_ready)
     if suite.broker.pid is None and isinstance(suite.broker, ApacheKafka):
         suite.broker.launch()
         await asyncio.to_thread(suite.broker.wait_ready)
-    for name in suite.names:
-        if suite.process(name).pid is None:
-            suite.start_process(name)
-    for name in suite.names:
-        await suite.wait_ready(name)
+
+
+@pytest.fixture(scope="module")
+async def spare_market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Market]:
+    """A market with two orchestrators that stay, and some that a test may start and kill."""
+    async with replicated_market(tmp_path_factory.mktemp("spare-suite")) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def arena(spare_market: Market) -> AsyncIterator[Market]:
+    """The market with replicas to spare, with everything healed, watched all the time."""
+    await heal(spare_market.suite)
+    async with watched(spare_market.suite) as watch:
+        yield spare_market
+    assert watch.looks > 0
+    assert watch.broken == []
 
 
 @pytest.fixture(scope="session")
