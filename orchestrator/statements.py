@@ -14,7 +14,8 @@ _EVENT_COLUMNS = "saga_id, seq, step, op, attempt, outcome, detail, recorded, re
 _QUALIFIED = ", ".join(f"v.{name.strip()}" for name in _EVENT_COLUMNS.split(","))
 
 # A delay of NULL leaves next_run alone: most writes then touch no indexed column, and PostgreSQL updates the
-# row in place. A saga that ends gives its order to the one that waits longest, in the same transaction.
+# row in place. A saga that ends gives its order to the one that waits longest, in the same transaction. One that
+# is withdrawn while it waits has no order to give: its holder still has it.
 WRITE_ENTRIES = statement(
     "write_entries",
     f"""
@@ -53,6 +54,9 @@ WRITE_ENTRIES = statement(
           FROM written w
          WHERE w.state IN ('COMPLETED', 'COMPENSATED') AND s.state = 'WAITING'
            AND s.id = (SELECT f.id FROM saga f WHERE f.key = w.key AND f.state = 'WAITING' AND f.id <> w.id
+                          AND NOT EXISTS (SELECT 1 FROM written x WHERE x.id = f.id)
+                          AND NOT EXISTS (SELECT 1 FROM saga h WHERE h.key = w.key AND h.id <> w.id
+                                AND h.state IN ('RUNNING', 'COMPENSATING', 'PAUSED', 'PARKED'))
                         ORDER BY f.create_time, f.id LIMIT 1)
     )
     SELECT id FROM written
