@@ -12,6 +12,9 @@ Answer = TypeVar("Answer")
 
 MAX_BATCH = 256
 MAX_QUEUE = 10_000
+# A second batch is begun beside one in flight when it has at least this share of its items: small ones cost
+# more than they save.
+MIN_SHARE = 0.5
 
 
 class QueueFullError(Exception):
@@ -41,6 +44,7 @@ class Batcher(Generic[Item, Answer]):
         self._gives_up = gives_up
         self._writers = writers
         self._idle = 0
+        self._in_flight = 0
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._filled = asyncio.Event()
         self.batches = 0
@@ -68,14 +72,19 @@ class Batcher(Generic[Item, Answer]):
     async def _write_batches(self) -> None:
         while True:
             self._idle += 1
-            while not self._queue:
+            while not self._queue or len(self._queue) < self._in_flight * MIN_SHARE:
                 self._filled.clear()
                 await self._filled.wait()
             # A fair share: with everything in one batch, writing it and making the next would take turns, and
             # of two processors one would always be idle.
             size = min(MAX_BATCH, -(-len(self._queue) // self._idle))
             self._idle -= 1
-            await self._flush([self._queue.popleft() for _ in range(size)])
+            self._in_flight += size
+            try:
+                await self._flush([self._queue.popleft() for _ in range(size)])
+            finally:
+                self._in_flight -= size
+                self._filled.set()
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         self.batches += 1

@@ -98,3 +98,30 @@ async def test_who_waits_when_the_batcher_stops_is_cancelled() -> None:
         await asyncio.sleep(0)
     results = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+
+
+async def test_two_writers_share_what_waits_and_no_item_is_written_twice() -> None:
+    under_way = 0
+    most = 0
+    gate = asyncio.Event()
+    batches: list[list[int]] = []
+
+    async def write(items: Sequence[int]) -> list[int]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        batches.append(list(items))
+        if most < 2:
+            await gate.wait()
+        gate.set()
+        under_way -= 1
+        return [item * 10 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(write, writers=2)
+    answers = [asyncio.create_task(batcher.submit(item)) for item in range(10)]
+    task = asyncio.create_task(batcher.run())
+    assert await asyncio.gather(*answers) == [item * 10 for item in range(10)]
+    assert most == 2
+    assert sorted(item for batch in batches for item in batch) == list(range(10))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
