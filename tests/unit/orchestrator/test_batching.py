@@ -118,8 +118,10 @@ async def test_two_writers_share_what_waits_and_no_item_is_written_twice() -> No
         return [item * 10 for item in items]
 
     batcher: Batcher[int, int] = Batcher(write, writers=2)
-    answers = [asyncio.create_task(batcher.submit(item)) for item in range(10)]
     task = asyncio.create_task(batcher.run())
+    while batcher._idle < 2:
+        await asyncio.sleep(0)
+    answers = [asyncio.create_task(batcher.submit(item)) for item in range(10)]
     assert await asyncio.gather(*answers) == [item * 10 for item in range(10)]
     assert most == 2
     assert sorted(item for batch in batches for item in batch) == list(range(10))
