@@ -1,4 +1,4 @@
-"""The two saga logs behind one face: what the contract suite asks of them, and what it has to do behind them."""
+"""The two saga logs behind one face, with what a test has to do behind their back."""
 
 from __future__ import annotations
 
@@ -38,8 +38,12 @@ class Logs(Protocol):
     async def expire_replica(self, replica: str, seconds_ago: float) -> None:
         """Let a replica's lease have ended."""
 
+    async def due_at(self, saga_id: UUID) -> float:
+        """When a saga is due, in seconds since 1970."""
+
     async def due_in(self, saga_id: UUID) -> float:
         """In how many seconds a saga is due."""
+        return await self.due_at(saga_id) - _now()
 
     async def archived(self) -> list[UUID]:
         """The sagas in the archive."""
@@ -91,12 +95,9 @@ class PostgresLogs(Logs):
         )
 
     @override
-    async def due_in(self, saga_id: UUID) -> float:
-        rows = await self._rows(
-            "SELECT extract(epoch FROM next_run - clock_timestamp())::float8 AS s FROM saga WHERE id = %(id)s",
-            id=saga_id,
-        )
-        return float(rows[0]["s"])
+    async def due_at(self, saga_id: UUID) -> float:
+        query = "SELECT extract(epoch FROM next_run)::float8 AS due FROM saga WHERE id = %(id)s"
+        return float((await self._rows(query, id=saga_id))[0]["due"])
 
     @override
     async def archived(self) -> list[UUID]:
@@ -134,8 +135,8 @@ class MemoryLogs(Logs):
         self.store.replicas[replica] = _now() - seconds_ago
 
     @override
-    async def due_in(self, saga_id: UUID) -> float:
-        return self.store.sagas[saga_id].next_run - _now()
+    async def due_at(self, saga_id: UUID) -> float:
+        return self.store.sagas[saga_id].next_run
 
     @override
     async def archived(self) -> list[UUID]:

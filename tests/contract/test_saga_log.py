@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -208,7 +209,7 @@ async def test_a_saga_on_a_free_order_is_driven_at_once(logs: Logs) -> None:
     row, events = await log.load(wanted.saga_id)
     assert (row.state, row.owner, row.epoch, row.sequence, events) == (State.RUNNING, "one", 1, 0, [])
     assert await log.holder(key) == Holder(
-        wanted.saga_id, "place_order", State.RUNNING, False, wanted.context
+        wanted.saga_id, "place_order", State.RUNNING, pivot_intended=False, context=wanted.context
     )
 
 
@@ -300,11 +301,11 @@ async def test_holder_and_first_waiting_may_end_at_the_same_moment(logs: Logs) -
     first = await begun(log, key=key)
     withdrawn, third = [await begun_behind(log, key) for _ in range(2)]
     await log.command(command(withdrawn, Verb.CANCEL, before_pivot=True), owner="one")
-    written = await asyncio.gather(
+    written: Sequence[Written] = await asyncio.gather(
         log.write(entry(first, state=State.COMPLETED, answer=b"")),
         log.write(entry(withdrawn, epoch=2, state=State.COMPENSATED, answer=b"")),
     )
-    assert written == [Written.YES, Written.YES]
+    assert list(written) == [Written.YES, Written.YES]
     # Where nobody of the two could know that it was the last, the sweep starts who waits.
     await log.renew(LEASE_SECONDS)
     await logs.of("two").claim([], limit=10, newest_first=True)
