@@ -48,9 +48,7 @@ async def program(life: Lifecycle) -> None:
     await leases.renew()
     life.start(journal.run(), name="journal")
     life.start(executor.run(), name="executor")
-    life.start(leases.run(), name="leases")
     life.start(watch_census(database, executor), name="census")
-    life.on_stop(leases.hand_over)
 
     server = build_server(
         domain="sagacity.sagas", policies=ORDER_SAGAS_POLICIES | SAGA_OPERATOR_POLICIES, verifier=verifier
@@ -61,6 +59,10 @@ async def program(life: Lifecycle) -> None:
     sagas_pb2_grpc.add_SagaOperatorServicer_to_server(operator, server.server)
     await server.start(settings.listen)
     life.on_stop(server.stop)
+    # The other way round at the stop: no more sagas, no more lease, and what was driven is the others' before
+    # the callers are drained, which takes seconds.
+    life.on_stop(leases.hand_over)
+    life.start(leases.run(), name="leases")
     life.on_stop(executor.stop)
     await start_metrics(life, settings)
 

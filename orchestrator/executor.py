@@ -92,8 +92,8 @@ class Executor:
 
     @property
     def capacity(self) -> int:
-        """How many more sagas this replica takes."""
-        return MAX_IN_FLIGHT - len(self._runs)
+        """How many more sagas this replica takes; none once it is told to stop."""
+        return 0 if self._stopping.is_set() else MAX_IN_FLIGHT - len(self._runs)
 
     async def run(self) -> None:
         """Hold the sagas' tasks until `stop` is called."""
@@ -161,7 +161,7 @@ class Executor:
 
     async def _when_full(self, acceptance: Acceptance) -> Accepted | None:
         """What a key names already, where there is no room for more; replays are answered all the same."""
-        if self.capacity > 0 and not self._stopping.is_set():
+        if self.capacity > 0:
             return None
         known = await self._journal.find(acceptance)
         if known is None:
