@@ -10,7 +10,9 @@ from deploy.local.suite import EMBEDDED, Suite
 from tests.chaos.replicas import DOOMED, HEALTHY, REPLICAS
 from tests.e2e.shoppers import Market
 
-LEASE = {"SAGACITY_ORCHESTRATOR_LEASE_SECONDS": "1"}
+LEASE_VARIABLE = "SAGACITY_ORCHESTRATOR_LEASE_SECONDS"
+LEASE_SECONDS = 1.0
+LEASE = {LEASE_VARIABLE: str(LEASE_SECONDS)}
 # Long enough that an order is under way when something is stopped.
 SLOW = {"SAGACITY_PAYMENTS_SIMULATED_SLOW_SECONDS": "1.5"}
 

@@ -62,17 +62,17 @@ async def order_that_is_undone_late(
     key = str(new_id())
     async with asyncio.TaskGroup() as group:
         placing = group.create_task(shopper.insist({sku: 1}, key=key, wait_seconds=WAIT_SECONDS))
-        saga_id, order_id = await eventually(lambda: _saga_with(market.suite, key, "payment", "do"))
+        saga_id, order_id = await eventually(lambda: saga_with(market.suite, key, "payment", "do"))
         async with _reservation_locked(market.suite, order_id):
-            await eventually(lambda: _saga_with(market.suite, key, "stock", "do"))
+            await eventually(lambda: saga_with(market.suite, key, "stock", "do"))
             await give_to(market.suite, saga_id, replica)
-            await eventually(lambda: _saga_with(market.suite, key, "stock", "undo"))
+            await eventually(lambda: saga_with(market.suite, key, "stock", "undo"))
     answer = placing.result()
     assert (answer.status, answer.json["code"]) == (409, "ORDER_TIMED_OUT"), answer
     return answer
 
 
-async def _saga_with(suite: Suite, key: str, step: str, operation: str) -> tuple[str, ...]:
+async def saga_with(suite: Suite, key: str, step: str, operation: str) -> tuple[str, ...]:
     """The saga of an idempotency key and its order, once a call of it is intended; empty before."""
     found = await rows(
         suite.dsn("sagas"),
