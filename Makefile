@@ -16,7 +16,7 @@ ARGS ?=
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo test lint fmt gen lock migrate bench bench-engine
+.PHONY: help run demo test chaos lint fmt gen lock migrate bench bench-engine
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ demo: $(STAMP) ## three orders against a running suite, and what their sagas did
 
 test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
 	@$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
+
+chaos: $(STAMP) ## the full figures under faults, about an hour (JSON=path writes what was seen, ARGS="-k crash")
+	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs
 	$(BIN)/ruff check .
