@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
-from orchestrator.saga import Ending, Parallel, Saga, Step, View, calls
+from orchestrator.saga import Ending, Parallel, Saga, Step, View, additive, calls
+from orchestrator.sagas.parts import INVENTORY, ORDERS, PAYMENTS, PROVIDER_TIMEOUT, USERS, refusal_message
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.inventory.v1 import inventory_pb2
 from sagacity.orders.v1 import orders_pb2
@@ -15,15 +16,14 @@ from sagacity.payments.v1 import payments_pb2
 from sagacity.sagas.v1 import sagas_pb2
 from sagacity.users.v1 import users_pb2
 
-ORDERS = "sagacity.orders.v1.Orders"
-USERS = "sagacity.users.v1.Users"
-INVENTORY = "sagacity.inventory.v1.Inventory"
-PAYMENTS = "sagacity.payments.v1.Payments"
-
 DEADLINE = timedelta(minutes=5)
 # The hold outlives the deadline, so that a saga that is still allowed to go forward does not lose its stock.
 HOLD_SECONDS = 600
-CHARGE_TIMEOUT = timedelta(seconds=10)
+# The parameter `capture`, as the payments context wants it.
+CAPTURE_MODES = {
+    "AUTOMATIC": payments_pb2.CAPTURE_MODE_AUTOMATIC,
+    "MANUAL": payments_pb2.CAPTURE_MODE_MANUAL,
+}
 
 
 # --- parameters ---
@@ -31,7 +31,10 @@ CHARGE_TIMEOUT = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class PlaceOrder:
-    """What was asked for, and the ids minted before the first call, so that any outcome can be undone."""
+    """What was asked for, and the ids minted before the first call, so that any outcome can be undone.
+
+    `capture` says when the money is taken: AUTOMATIC with the charge, MANUAL when the order is shipped.
+    """
 
     user_id: str
     order_id: str
@@ -42,6 +45,7 @@ class PlaceOrder:
     address_id: str
     payment_method_id: str
     expected_total_minor: int | None = None
+    capture: str = additive("AUTOMATIC")
 
     @property
     def order_items(self) -> list[orders_pb2.OrderItem]:
@@ -121,9 +125,9 @@ def quote_order(saga: View[PlaceOrder]) -> orders_pb2.QuoteOrderRequest:
     )
 
 
-@calls(PAYMENTS, "Charge", timeout=CHARGE_TIMEOUT, reads=("quote",))
+@calls(PAYMENTS, "Charge", timeout=PROVIDER_TIMEOUT, reads=("quote",))
 def charge_payment(saga: View[PlaceOrder]) -> payments_pb2.ChargeRequest:
-    """The quote's total is taken."""
+    """The quote's total is taken; or held, until the order is shipped."""
     return payments_pb2.ChargeRequest(
         saga_step=saga.call,
         payment_id=saga.params.payment_id,
@@ -131,11 +135,11 @@ def charge_payment(saga: View[PlaceOrder]) -> payments_pb2.ChargeRequest:
         user_id=saga.params.user_id,
         payment_method_id=saga.params.payment_method_id,
         amount=saga.output("quote", orders_pb2.QuoteOrderResponse).quote.total,
-        capture=payments_pb2.CAPTURE_MODE_AUTOMATIC,
+        capture=CAPTURE_MODES[saga.params.capture],
     )
 
 
-@calls(PAYMENTS, "Reverse", timeout=CHARGE_TIMEOUT)
+@calls(PAYMENTS, "Reverse", timeout=PROVIDER_TIMEOUT)
 def reverse_payment(saga: View[PlaceOrder]) -> payments_pb2.ReverseRequest:
     """What was authorised is voided, what was captured refunded."""
     return payments_pb2.ReverseRequest(saga_step=saga.call, payment_id=saga.params.payment_id)
@@ -192,18 +196,6 @@ def answer(ending: Ending) -> sagas_pb2.PlaceOrderResponse:
     if ending.refusal is not None:
         response.refusal.CopyFrom(refusal_message(ending.refused_step, ending.refusal.to_json()))
     return response
-
-
-def refusal_message(step: str, fault: dict[str, object]) -> sagas_pb2.Refusal:
-    """A journaled refusal (the JSON of a Fault) as the API shows it."""
-    details = [
-        sagas_pb2.RefusalDetail(subject=item["subject"], description=item["description"])
-        for name in ("fields", "subjects")
-        for item in fault.get(name) or ()  # type: ignore[attr-defined]
-    ]
-    return sagas_pb2.Refusal(
-        step=step, reason=str(fault["reason"]), message=str(fault["message"]), details=details
-    )
 
 
 # --- definition ---
