@@ -43,7 +43,8 @@ async def program(life: Lifecycle) -> None:
 
     replica = str(new_id())
     journal = Journal(database, replica, archive_after=timedelta(days=settings.archive_after_days))
-    executor = Executor(journal, GrpcParticipants(connections), DEFINITIONS)
+    participants = GrpcParticipants(connections)
+    executor = Executor(journal, participants, DEFINITIONS)
     leases = Leases(journal, executor, lease_seconds=settings.lease_seconds)
     await leases.renew()
     life.start(journal.run(), name="journal")
@@ -53,7 +54,9 @@ async def program(life: Lifecycle) -> None:
     server = build_server(
         domain="sagacity.sagas", policies=ORDER_SAGAS_POLICIES | SAGA_OPERATOR_POLICIES, verifier=verifier
     )
-    sagas_pb2_grpc.add_OrderSagasServicer_to_server(OrderSagas(executor, replica, new_id), server.server)
+    capture = settings.capture_mode.upper()
+    order_sagas = OrderSagas(executor, journal, participants, new_id, capture=capture)
+    sagas_pb2_grpc.add_OrderSagasServicer_to_server(order_sagas, server.server)
     operations = Operations(journal, executor, DEFINITIONS)
     operator = SagaOperator(database, operations, DEFINITIONS)
     sagas_pb2_grpc.add_SagaOperatorServicer_to_server(operator, server.server)

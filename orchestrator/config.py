@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from chassis.config import ProcessSettings
 
 
 class OrchestratorSettings(ProcessSettings):
-    """Beside the common settings: how long a replica's lease lasts."""
+    """Beside the common settings: leases, the archive, and when money is taken."""
 
     process: ClassVar[str] = "orchestrator"
 
@@ -25,4 +25,8 @@ class OrchestratorSettings(ProcessSettings):
         ge=1.0,
         le=3650,
         description="Finished sagas that did not change for so long are moved to the archive.",
+    )
+    capture_mode: Literal["automatic", "manual"] = Field(
+        default="automatic",
+        description="When the money of an order is taken: with the charge, or when it is shipped.",
     )

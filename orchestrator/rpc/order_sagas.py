@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
-from chassis.errors import Detail, Fault, FaultKind
+from chassis.errors import Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
 from chassis.ids import NewId
-from orchestrator.entries import State
+from orchestrator.calling import Participants
+from orchestrator.entries import REQUESTED, Command, Event, State, Verb
 from orchestrator.executor import Executor
-from orchestrator.saga_log import Acceptance, Standing
-from orchestrator.sagas import place_order
-from orchestrator.sagas.place_order import PLACE_ORDER, refusal_message
+from orchestrator.rpc import requests
+from orchestrator.saga import DEFAULT_CALL_TIMEOUT, Saga
+from orchestrator.saga_log import Acceptance, Accepted, SagaLog, Standing
+from orchestrator.sagas.cancel_order import CANCEL_ORDER, CancelOrder, read_order
+from orchestrator.sagas.fulfil_order import FULFIL_ORDER
+from orchestrator.sagas.parts import refusal_message
+from orchestrator.sagas.place_order import PLACE_ORDER
+from orchestrator.sagas.refund_order import REFUND_ORDER
+from sagacity.orders.v1 import orders_pb2
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
 
-# Of one SKU in one order, as orders.proto and inventory.proto have it for a line.
-MAX_QUANTITY = 1_000_000
-
+_STAFF = frozenset({"support", "admin"})
+_ANY_USER = _STAFF | {"customer"}
 ORDER_SAGAS_POLICIES = {
-    "PlaceOrder": Allow(frozenset({"gateway"}), roles=frozenset({"customer", "support", "admin"})),
+    "PlaceOrder": Allow(frozenset({"gateway"}), roles=_ANY_USER),
+    "CancelOrder": Allow(frozenset({"gateway"}), roles=_ANY_USER),
+    "RefundOrder": Allow(frozenset({"gateway"}), roles=_STAFF),
+    "FulfilOrder": Allow(frozenset({"gateway"}), roles=_STAFF),
 }
 
 _PROGRESS = {
@@ -33,15 +41,44 @@ _PROGRESS = {
     State.COMPLETED: sagas_pb2.ORDER_PROGRESS_CONFIRMED,
     State.COMPENSATED: sagas_pb2.ORDER_PROGRESS_REJECTED,
 }
+_NOT_FOUND = "ORDER_NOT_FOUND"
+
+Answer = TypeVar(
+    "Answer", sagas_pb2.CancelOrderResponse, sagas_pb2.RefundOrderResponse, sagas_pb2.FulfilOrderResponse
+)
+Request = (
+    sagas_pb2.PlaceOrderRequest
+    | sagas_pb2.CancelOrderRequest
+    | sagas_pb2.RefundOrderRequest
+    | sagas_pb2.FulfilOrderRequest
+)
 
 
 class OrderSagas(sagas_pb2_grpc.OrderSagasServicer):
-    """Starts sagas for clients."""
+    """Starts sagas for clients.
 
-    def __init__(self, executor: Executor, replica: str, new_id: NewId) -> None:
+    Args:
+        executor: drives them.
+        journal: where they are.
+        participants: where it is asked whose an order is.
+        new_id: mints ids.
+        capture: when the money of new orders is taken: AUTOMATIC or MANUAL, as place_order has it.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        journal: SagaLog,
+        participants: Participants,
+        new_id: NewId,
+        *,
+        capture: str = "AUTOMATIC",
+    ) -> None:
         self._executor = executor
-        self._replica = replica
+        self._journal = journal
+        self._participants = participants
         self._new_id = new_id
+        self._capture = capture
 
     @override
     async def PlaceOrder(
@@ -49,83 +86,152 @@ class OrderSagas(sagas_pb2_grpc.OrderSagasServicer):
     ) -> sagas_pb2.PlaceOrderResponse:
         if current_caller().user_id != UUID(request.user_id):
             raise Fault(FaultKind.PERMISSION_DENIED, "NOT_YOUR_ORDER", "an order is placed by its own user")
-        params = self._params(request)
-        request_hash = _hash(request)
-        accepted = await self._executor.accept(
-            PLACE_ORDER,
-            params,
-            Acceptance(
-                saga_id=self._new_id(),
-                kind=PLACE_ORDER.kind,
-                version=PLACE_ORDER.version,
-                definition_hash=PLACE_ORDER.hash,
-                key=UUID(params.order_id),
-                context=asdict(params),
-                deadline=PLACE_ORDER.deadline,
-                events=(),
-                owner=self._replica,
-                caller=request.user_id,
-                rpc="PlaceOrder",
-                idempotency_key=request.idempotency_key,
-                request_hash=request_hash,
-            ),
-        )
-        if accepted.request_hash != request_hash:
-            raise Fault(
-                FaultKind.ALREADY_EXISTS,
-                "IDEMPOTENCY_KEY_REUSED",
-                "this idempotency key was used with another request",
-            )
-        if accepted.answer is not None:
-            return sagas_pb2.PlaceOrderResponse.FromString(accepted.answer)
-        standing = await self._executor.wait(accepted.saga_id, request.wait.ToTimedelta().total_seconds())
+        params = requests.place_order(request, self._new_id, capture=self._capture)
+        acceptance = self._acceptance(PLACE_ORDER, params, request, order_id=params.order_id)
+        accepted = await self._executor.accept(PLACE_ORDER, params, acceptance)
+        standing = await self._standing(accepted, acceptance, request.wait)
         if standing.answer is not None:
             return sagas_pb2.PlaceOrderResponse.FromString(standing.answer)
         return _interim(accepted.saga_id, standing)
 
-    def _params(self, request: sagas_pb2.PlaceOrderRequest) -> place_order.PlaceOrder:
-        expected: int | None = None
-        if request.HasField("expected_total"):
-            expected = request.expected_total.minor_units
-            if request.expected_total.currency_code != request.currency_code:
-                raise Fault(
-                    FaultKind.INVALID_ARGUMENT,
-                    "INVALID_ARGUMENT",
-                    "the expected total is in another currency than the order",
-                    fields=(Detail("expected_total.currency_code", f"must be {request.currency_code}"),),
-                )
-        quantities: dict[str, int] = {}
-        for item in request.items:
-            quantities[item.sku] = quantities.get(item.sku, 0) + item.quantity
-            if quantities[item.sku] > MAX_QUANTITY:
-                raise _too_many(item.sku)
-        return place_order.PlaceOrder(
-            user_id=request.user_id,
-            order_id=str(self._new_id()),
-            reservation_id=str(self._new_id()),
-            payment_id=str(self._new_id()),
-            items=sorted(quantities.items()),
-            currency_code=request.currency_code,
-            address_id=request.address_id,
-            payment_method_id=request.payment_method_id,
-            expected_total_minor=expected,
+    @override
+    async def CancelOrder(
+        self, request: sagas_pb2.CancelOrderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> sagas_pb2.CancelOrderResponse:
+        """Cancel an order, wherever it stands.
+
+        A cancel_order saga is journaled under the key first, and so the request cannot get lost. An order
+        that is still being placed is then asked to unwind before its pivot; the saga waits behind it, and
+        answers DONE where it finds the order rejected for that, or cancels it where the pivot was faster.
+        So one key has one answer, and another key for an order that was undone that way has it, too.
+        """
+        caller = current_caller()
+        user_id = "" if caller.is_staff else str(caller.user_id)
+        params = CancelOrder(request.order_id, user_id, request.reason)
+        acceptance = self._acceptance(CANCEL_ORDER, params, request)
+        if user_id and await self._journal.find(acceptance) is None:
+            await self._require_theirs(UUID(request.order_id), user_id)
+        accepted = await self._executor.accept_behind(acceptance)
+        _require_same_request(accepted, acceptance)
+        if accepted.answer is None:
+            await self._cancel_placing(acceptance.key, request.reason)
+        return await self._answered(
+            accepted, acceptance, request.wait, sagas_pb2.CancelOrderResponse(order_id=request.order_id)
+        )
+
+    @override
+    async def RefundOrder(
+        self, request: sagas_pb2.RefundOrderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> sagas_pb2.RefundOrderResponse:
+        params = requests.refund_order(request, self._new_id)
+        acceptance = self._acceptance(REFUND_ORDER, params, request)
+        accepted = await self._executor.accept_behind(acceptance)
+        return await self._answered(
+            accepted, acceptance, request.wait, sagas_pb2.RefundOrderResponse(order_id=request.order_id)
+        )
+
+    @override
+    async def FulfilOrder(
+        self, request: sagas_pb2.FulfilOrderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> sagas_pb2.FulfilOrderResponse:
+        acceptance = self._acceptance(FULFIL_ORDER, requests.fulfil_order(request), request)
+        accepted = await self._executor.accept_behind(acceptance)
+        return await self._answered(
+            accepted, acceptance, request.wait, sagas_pb2.FulfilOrderResponse(order_id=request.order_id)
+        )
+
+    # --- what they share ---
+
+    def _acceptance(
+        self, definition: Saga[Any], params: object, request: Request, *, order_id: str = ""
+    ) -> Acceptance:
+        return Acceptance(
+            saga_id=self._new_id(),
+            kind=definition.kind,
+            version=definition.version,
+            definition_hash=definition.hash,
+            key=UUID(order_id or getattr(request, "order_id", "")),
+            context=requests.journaled(params),
+            deadline=definition.deadline,
+            events=(),
+            owner=self._journal.replica,
+            caller=str(current_caller().user_id),
+            rpc=request.DESCRIPTOR.name.removesuffix("Request"),
+            idempotency_key=request.idempotency_key,
+            request_hash=requests.request_hash(request),
+        )
+
+    async def _standing(self, accepted: Accepted, acceptance: Acceptance, wait: Duration) -> Standing:
+        """Where the saga stands once it has ended, or after `wait`; with its terminal answer, if any."""
+        _require_same_request(accepted, acceptance)
+        if accepted.answer is not None:
+            return Standing(State.COMPLETED, accepted.answer)
+        return await self._executor.wait(accepted.saga_id, wait.ToTimedelta().total_seconds())
+
+    async def _answered(
+        self, accepted: Accepted, acceptance: Acceptance, wait: Duration, pending: Answer
+    ) -> Answer:
+        """The terminal answer, or `pending` completed where there is none after `wait`.
+
+        Raises:
+            Fault: ALREADY_EXISTS IDEMPOTENCY_KEY_REUSED; NOT_FOUND ORDER_NOT_FOUND.
+        """
+        standing = await self._standing(accepted, acceptance, wait)
+        if standing.answer is None:
+            pending.saga_id = str(accepted.saga_id)
+            pending.progress = sagas_pb2.REQUEST_PROGRESS_PENDING
+            return pending
+        answer = type(pending).FromString(standing.answer)
+        if answer.refusal.reason == _NOT_FOUND:
+            raise _not_found()
+        return answer
+
+    # --- cancelling ---
+
+    async def _require_theirs(self, order_id: UUID, user_id: str) -> None:
+        """Refuse a customer an order that is not theirs, before anything is journaled about it.
+
+        Raises:
+            Fault: NOT_FOUND ORDER_NOT_FOUND; UNAVAILABLE where the one who knows is away.
+        """
+        holder = await self._journal.holder(order_id)
+        if holder is not None and holder.kind == PLACE_ORDER.kind:
+            # The orders context may not have it yet.
+            owner = str(holder.context["user_id"])
+        else:
+            reply = await self._participants.call(
+                read_order,
+                orders_pb2.GetOrderRequest(order_id=str(order_id)).SerializeToString(),
+                timeout_seconds=DEFAULT_CALL_TIMEOUT.total_seconds(),
+            )
+            owner = orders_pb2.GetOrderResponse.FromString(reply).order.user_id
+        if owner != user_id:
+            raise _not_found()
+
+    async def _cancel_placing(self, order_id: UUID, reason: str) -> None:
+        """Ask the order's place_order saga to unwind, where it is under way and before its pivot.
+
+        The lock of its row decides between this and the pivot; who loses has no effect.
+        """
+        holder = await self._journal.holder(order_id)
+        if holder is None or holder.kind != PLACE_ORDER.kind or holder.pivot_intended:
+            return
+        actor = str(current_caller().user_id)
+        event = Event("", Verb.CANCEL, 0, REQUESTED, actor=actor, reason=reason)
+        await self._executor.command(Command(holder.saga_id, Verb.CANCEL, event, before_pivot=True))
+
+
+def _require_same_request(accepted: Accepted, acceptance: Acceptance) -> None:
+    if accepted.request_hash != acceptance.request_hash:
+        raise Fault(
+            FaultKind.ALREADY_EXISTS,
+            "IDEMPOTENCY_KEY_REUSED",
+            "this idempotency key was used with another request",
         )
 
 
-def _too_many(sku: str) -> Fault:
-    # The edge checks each item, the participants their sum: where that is unfit for them, neither the order
-    # nor its undo could ever be done, so it must not be accepted.
-    problem = Detail("items", f"more than {MAX_QUANTITY} units of {sku}")
-    return Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", problem.description, fields=(problem,))
-
-
-def _hash(request: sagas_pb2.PlaceOrderRequest) -> bytes:
-    """What a key names: the whole request but for the key itself and how long the client cares to wait."""
-    named = sagas_pb2.PlaceOrderRequest()
-    named.CopyFrom(request)
-    named.ClearField("wait")
-    named.ClearField("idempotency_key")
-    return hashlib.sha256(named.SerializeToString(deterministic=True)).digest()
+def _not_found() -> Fault:
+    return Fault(FaultKind.NOT_FOUND, _NOT_FOUND, "there is no such order")
 
 
 def _interim(saga_id: UUID, standing: Standing) -> sagas_pb2.PlaceOrderResponse:

@@ -16,7 +16,7 @@ from chassis.timestamps import to_timestamp
 from orchestrator import statements as sql
 from orchestrator.definitions import Definitions
 from orchestrator.operations import Operations
-from orchestrator.sagas.place_order import refusal_message
+from orchestrator.sagas.parts import refusal_message
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
 
 DEFAULT_PAGE = 50

@@ -57,7 +57,7 @@ class World:
         self.journal = Journal(database, "replica")
         definitions = Definitions({(PLACE_ORDER.kind, PLACE_ORDER.version): PLACE_ORDER})
         self.executor = Executor(self.journal, self.participants, definitions)
-        self.sagas = OrderSagas(self.executor, "replica", new_id)
+        self.sagas = OrderSagas(self.executor, self.journal, self.participants, new_id)
         operations = Operations(self.journal, self.executor, definitions)
         self.operator = SagaOperator(database, operations, definitions)
 
