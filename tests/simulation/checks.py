@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from orchestrator.entries import INTENDED, REQUESTED, TERMINAL_STATES, Event, State, Verb
+from orchestrator.entries import INTENDED, OPEN_STATES, REQUESTED, TERMINAL_STATES, Event, State, Verb
 from orchestrator.saga import Action, Operation, Outcome
 from tests.simulation.definitions import CHECKS, SAGAS
 from tests.simulation.memory_store import HOLDING, Change, Row
@@ -33,6 +33,8 @@ class Checker:
         self._ended: set[UUID] = set()
         self._undone_group: dict[UUID, int] = {}
         self.skipped: set[tuple[UUID, str]] = set()
+        # What clients were told when they waited.
+        self.answers: list[tuple[UUID, bytes]] = []
 
     def violated(self, what: str, saga_id: UUID | None = None) -> None:
         self._simulation.note("VIOLATED", what, saga_id)
@@ -43,6 +45,8 @@ class Checker:
     def changed(self, change: Change) -> None:
         row = change.row
         self._simulation.changed(change)
+        if change.kind == "landed":
+            return
         if row.epoch < self._epochs.get(row.id, 0):
             self.violated("an epoch went down", row.id)
         self._epochs[row.id] = row.epoch
@@ -105,6 +109,8 @@ class Checker:
 
     def called(self, replica: str, action: Action, request: bytes, identity: Identity | None) -> None:
         self._simulation.note("call", replica, action.path, identity)
+        if identity is not None and self._simulation.driver.get(identity.saga_id) != replica:
+            self._simulation.count("call of a replica that lost the saga")
         if request not in self._intended:
             self.violated(f"{action.path} was called without a committed intent, or with other bytes")
         if identity is None:
@@ -113,6 +119,19 @@ class Checker:
             self.violated(f"{identity.step} was not intended so", identity.saga_id)
         if identity.undo and identity.saga_id not in self._unwound:
             self.violated(f"{identity.step} was undone before the unwind was decided", identity.saga_id)
+
+    # --- a graceful stop ---
+
+    def stopped(self, replica: str) -> None:
+        """Nothing is left to a replica that is gone; where the journal was in trouble, that takes a lease."""
+        simulation = self._simulation
+        faults = simulation.faults
+        healthy = faults is None or not (faults.store_before + faults.store_after + faults.store_detached)
+        if healthy and not simulation.journal_away and replica in simulation.store.replicas:
+            self._simulation.count("lease after a graceful stop")
+            for row in simulation.store.sagas.values():
+                if row.owner == replica and row.state in OPEN_STATES:
+                    self.violated("a saga was left to a replica that is gone", row.id)
 
     # --- at the end ---
 
@@ -124,6 +143,9 @@ class Checker:
                 self.violated("an acknowledged saga is lost", row)
             elif found.answer is None:
                 self.violated("a saga ended without an answer", row)
+        for saga_id, answer in self.answers:
+            if self._simulation.store.standing(saga_id).answer != answer:
+                self.violated("a terminal answer changed", saga_id)
         for saga in self._simulation.store.sagas.values():
             self._check_ended(world, saga)
         for identity, times in world.effects.items():

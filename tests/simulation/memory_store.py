@@ -213,7 +213,10 @@ class MemoryStore:
             return False
         last = row.events.get(row.sequence)
         after = (entry.epoch, entry.sequence + len(entry.events))
-        return last is not None and (row.epoch, row.sequence) == after and last[:4] == entry.events[-1][:4]
+        if last is None or (row.epoch, row.sequence) != after or last[:4] != entry.events[-1][:4]:
+            return False
+        self.watch(Change("landed", row.owner or "", row))
+        return True
 
     def _first_waiting(self, key: UUID) -> Row | None:
         waiting = (row for row in self.sagas.values() if row.key == key and row.state is State.WAITING)

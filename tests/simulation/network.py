@@ -58,8 +58,8 @@ class Faults:
     def drawn(cls, rng: random.Random) -> Faults:
         """Some kinds of faults, each more or less: a run with all of them shows less than many with a few."""
         likely = {
-            "request_lost": 0.10, "reply_lost": 0.12, "duplicated": 0.15, "late": 0.08, "slow": 0.10,
-            "unknown": 0.10, "refused": 0.06, "refused_late": 0.12, "gate": 0.04,
+            "request_lost": 0.15, "reply_lost": 0.20, "duplicated": 0.20, "late": 0.12, "slow": 0.15,
+            "unknown": 0.15, "refused": 0.06, "refused_late": 0.12, "gate": 0.08,
             "store_before": 0.06, "store_after": 0.08, "store_detached": 0.05, "store_slow": 0.06,
         }  # fmt: skip
         return cls(**{
@@ -173,7 +173,7 @@ class Network:
             return
         if action.participant in simulation.down:
             simulation.count("call to a participant that is down")
-            if rng.random() < 0.5:
+            if simulation.down[action.participant]:
                 simulation.later(0.002, _answer, future, _away())
             return
         copies = 2 if rng.random() < faults.duplicated else 1

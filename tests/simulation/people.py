@@ -65,8 +65,8 @@ class People:
                 except NoAnswerError:
                     self._simulation.count("client got no answer")
                 except Fault as fault:
+                    self._simulation.count(f"client was told {fault.reason}")
                     if fault.reason == REFUSED_BY_THE_ORDER:
-                        self._simulation.count("order busy")
                         return None
             await asyncio.sleep(CLIENT_PAUSE_SECONDS)
         self._simulation.checker.violated("a client was never answered")
@@ -101,6 +101,7 @@ class People:
             return
         self._acknowledge("place_order", f"place-{number}", accepted)
         order_id = simulation.store.sagas[accepted.saga_id].context["order_id"]
+        await self._ask_again(make, accepted.saga_id)
         for follower in range(rng.choice((0, 0, 1, 1, 2, 3))):
             await self._follow(f"{number}-{follower}", order_id)
 
@@ -117,6 +118,7 @@ class People:
         accepted = await self._until_answered(make)
         if accepted is not None:
             self._acknowledge(definition.kind, name, accepted)
+            await self._ask_again(make, accepted.saga_id)
 
     def _acceptance(self, definition: Any, params: Any, name: str, key: UUID, replica: Replica) -> Acceptance:
         return Acceptance(
@@ -134,6 +136,21 @@ class People:
             idempotency_key=name,
             request_hash=name.encode(),
         )
+
+    async def _ask_again(
+        self, make: Callable[[Replica], Coroutine[Any, Any, Accepted]], saga_id: UUID
+    ) -> None:
+        """A client that asks twice gets one saga; one that waits for its answer gets the one that stays."""
+        if self._chance.random() < 0.3:
+            again = await self._until_answered(make)
+            if again is not None and again.saga_id != saga_id:
+                self._simulation.checker.violated("a key names two sagas", saga_id)
+        if self._chance.random() < 0.5:
+            seconds = self._chance.choice((0.1, 2.0))
+            standing = await self._until_answered(lambda replica: replica.executor.wait(saga_id, seconds))
+            if standing is not None and standing.answer is not None:
+                self._simulation.count("client waited for its answer")
+                self._simulation.checker.answers.append((saga_id, standing.answer))
 
     def _acknowledge(self, kind: str, name: str, accepted: Accepted) -> None:
         self._simulation.note("acknowledged", kind, accepted.saga_id)
@@ -177,7 +194,7 @@ class People:
                 return
             for row in waiting:
                 if row.state is State.PARKED:
-                    await self.perform(row.id, Verb.RETRY)
+                    await self.perform(row.id, self._chance.choice((Verb.RETRY, Verb.RETRY, Verb.SKIP)))
                 elif row.state is State.PAUSED:
                     await self.perform(row.id, Verb.RESUME)
             await asyncio.sleep(OPERATOR_PAUSE_SECONDS)
@@ -240,6 +257,6 @@ class People:
     async def _outage(self, seconds: float) -> None:
         participant = self._chance.choice(PARTICIPANTS)
         self._simulation.count("participant outage")
-        self._simulation.down.add(participant)
+        self._simulation.down[participant] = self._chance.random() < 0.6
         await asyncio.sleep(seconds)
-        self._simulation.down.discard(participant)
+        self._simulation.down.pop(participant, None)

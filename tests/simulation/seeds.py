@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 from typing import Any
+from unittest.mock import patch
 
+from orchestrator import executor
 from tests.simulation.engine_log import EngineLog, logging_to
 from tests.simulation.people import People
 from tests.simulation.simulation import Parts, Report, Simulation
 from tests.simulation.virtual_loop import StuckError
 
-MAX_SAGAS_AT_START = 3
+MAX_ORDERS = 4
 MAX_BREAKS = 4
 MAX_MEDDLING = 3
 DRAIN_SECONDS = 40.0
@@ -35,7 +37,9 @@ def run_seed(seed: int, parts: Parts | None = None) -> Report:
         if event in _COUNTED:
             simulation.count(_COUNTED[event])
 
-    with logging_to(EngineLog(said, simulation.checker.violated)):
+    # A bound on sagas in flight that is met now and then.
+    in_flight = patch.object(executor, "MAX_IN_FLIGHT", simulation.chance.choice((2, 1000, 1000, 1000)))
+    with in_flight, logging_to(EngineLog(said, simulation.checker.violated)):
         try:
             simulation.loop.run_until_complete(simulation.spawn(_live(simulation)))
         except StuckError:
@@ -52,8 +56,9 @@ async def _live(simulation: Simulation) -> None:
         simulation.begin_replica()
     until = chance.uniform(4.0, 16.0)
     async with asyncio.TaskGroup() as group:
-        for number in range(chance.randint(1, MAX_SAGAS_AT_START)):
-            group.create_task(people.place(number, chance.uniform(0.0, until / 2)))
+        spread = chance.choice((0.2, 1.0, until / 2))
+        for number in range(chance.randint(1, MAX_ORDERS)):
+            group.create_task(people.place(number, chance.uniform(0.0, spread)))
         for _ in range(chance.randint(0, MAX_MEDDLING)):
             group.create_task(people.meddle(chance.uniform(0.2, until)))
         for _ in range(chance.randint(0, MAX_BREAKS)):

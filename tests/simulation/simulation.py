@@ -1,4 +1,4 @@
-"""One simulation: replicas of the real engine, a journal and participants in memory, and a seed that decides all."""
+"""One simulation: replicas of the real engine, a journal and participants in memory, all decided by a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from chassis.errors import Fault, FaultKind
-from orchestrator.entries import State
+from orchestrator.entries import INTENDED, OPEN_STATES, State
 from orchestrator.executor import Executor
 from orchestrator.leases import Leases
 from orchestrator.operations import Operations
@@ -90,12 +90,17 @@ class Replica:
         """As `orchestrator.__main__` drains: drop the sagas, hand them over, end the lease."""
         self.serves = False
         await self.executor.stop()
+        handed_over = True
         try:
             await self.leases.hand_over()
         except Fault:
             self._simulation.count("hand-over failed")
+            handed_over = False
         if self._leasing is not None:
             self._leasing.cancel()
+            await asyncio.wait([self._leasing])
+        if handed_over:
+            self._simulation.checker.stopped(self.name)
 
 
 class Simulation:
@@ -115,12 +120,13 @@ class Simulation:
         self.network = Network(self, self.world)
         self.faults: Faults | None = Faults.drawn(self.chance)
         self.journal_away = False
-        self.down: set[str] = set()
+        # Participants that are down: whether a caller is told so, or hears nothing.
+        self.down: dict[str, bool] = {}
         self.replicas: list[Replica] = []
         self.acknowledged: list[tuple[NameOfSaga, UUID]] = []
         self.refused_hard: set[UUID] = set()
         self._ids = 0
-        self._driver: dict[UUID, str] = {}
+        self.driver: dict[UUID, str] = {}
         self._replica_number = 0
 
     # --- what all parts use ---
@@ -180,24 +186,31 @@ class Simulation:
     # --- what is counted of the commits ---
 
     def changed(self, change: Change) -> None:
-        row = change.row
+        """Count what a commit was, and remember who drives the saga."""
+        row, before = change.row, self.driver.get(change.row.id)
         self.note("commit", change.kind, change.by, row.id, row.epoch, row.sequence, row.state, change.events)
-        if change.kind == "claimed":
-            if self._driver.get(row.id, change.by) != change.by:
-                self.count("taken over")
-            self.count("claimed")
-        elif change.kind == "started":
-            self.count("waiting saga started")
-        elif change.kind == "commanded":
-            verb, passed = change.events[0].operation, "after" if row.pivot_intended else "before"
-            self.count(f"verb {verb} {passed} the pivot")
-        elif change.kind == "handed over":
-            self.count("handed over")
-        elif change.kind == "accepted" and row.state is State.WAITING:
-            self.count("saga has to wait")
+        self.count(branch_of(change, before))
         if change.kind in {"accepted", "claimed", "commanded"}:
-            self._driver[row.id] = change.by
-        if change.kind == "written" and row.state not in {State.RUNNING, State.COMPENSATING}:
-            self.count(f"{row.kind} {row.state}")
-        if any(event.operation == "unwind" and "ORDER_TIMED_OUT" in event.detail for event in change.events):
-            self.count("deadline passed")
+            self.driver[row.id] = change.by
+        for event in change.events:
+            if event.operation == "unwind" and event.outcome == INTENDED:
+                self.count(f"unwound for {event.detail.partition(':')[0]}")
+
+
+def branch_of(change: Change, driver: str | None) -> str:
+    """What a commit is counted as."""
+    row = change.row
+    match change.kind:
+        case "claimed":
+            return "own saga found again" if driver == change.by else "taken over"
+        case "commanded":
+            place = "while waiting" if row.state is State.WAITING else "before the pivot"
+            return f"{change.events[0].operation} {'after the pivot' if row.pivot_intended else place}"
+        case "accepted":
+            return "saga has to wait" if row.state is State.WAITING else "saga accepted"
+        case "written" if row.state not in OPEN_STATES:
+            return f"{row.kind} {row.state}"
+        case "written" if row.waiting_for:
+            return "left memory" if change.events else "held back"
+        case _:
+            return change.kind
