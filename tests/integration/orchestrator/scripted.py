@@ -28,10 +28,12 @@ from orchestrator.saga import Action, Ending, Parallel, Saga, Step, View, calls
 from orchestrator.saga_log import Acceptance, Standing
 from sagacity.common.v1.saga_step_pb2 import OPERATION_UNDO
 from sagacity.inventory.v1 import inventory_pb2
+from sagacity.orders.v1 import orders_pb2
+from sagacity.payments.v1 import payments_pb2
 
-INVENTORY = "sagacity.inventory.v1.Inventory"
-ORDERS = "sagacity.orders.v1.Orders"
-PAYMENTS = "sagacity.payments.v1.Payments"
+INVENTORY = inventory_pb2.DESCRIPTOR.services_by_name["Inventory"].full_name
+ORDERS = orders_pb2.DESCRIPTOR.services_by_name["Orders"].full_name
+PAYMENTS = payments_pb2.DESCRIPTOR.services_by_name["Payments"].full_name
 
 AWAY = Fault(FaultKind.UNAVAILABLE, "AWAY", "away")
 LATER = Fault(
