@@ -149,7 +149,7 @@ async def test_a_provider_that_charges_and_does_not_answer_charges_once(market: 
     fired = await select(
         market.suite.dsn("sagas"),
         "SELECT count(*) FROM saga_event JOIN saga ON saga.id = saga_id"
-        " WHERE key = %(order_id)s AND step = 'payment' AND op = 'do' AND outcome = 'unknown'",
+        " WHERE key = %(order_id)s AND saga_event.step = 'payment' AND op = 'do' AND outcome = 'unknown'",
         order_id=answer.order_id,
     )
     assert fired == ["1"]
