@@ -142,9 +142,17 @@ class NewProduct(Body):
 def _without_null(schema: dict[str, Any]) -> None:
     """Takes null out of the documented types: it is there for "absent" only."""
     for name, member in schema["properties"].items():
-        kept = [choice for choice in member.pop("anyOf") if choice != {"type": "null"}]
-        member.pop("default")
-        schema["properties"][name] = {**member, **kept[0]}
+        if "anyOf" in member:
+            kept = [choice for choice in member.pop("anyOf") if choice != {"type": "null"}]
+            member.pop("default")
+            schema["properties"][name] = {**member, **kept[0]}
+
+
+def _not_null(value: Any) -> Any:
+    # Absent means "leave it"; null would be a second way to say it, or a wish that cannot be fulfilled.
+    if value is None:
+        raise PydanticCustomError("null", "Input should not be null")
+    return value
 
 
 class ProductPatch(Body):
@@ -158,13 +166,7 @@ class ProductPatch(Body):
     unit_price: Money | None = None
     active: bool | None = None
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _not_null(cls, value: Any) -> Any:
-        # Absent means "leave it"; null would be a second way to say it, or a wish that no product can fulfil.
-        if value is None:
-            raise PydanticCustomError("null", "Input should not be null")
-        return value
+    _no_nulls = field_validator("*", mode="before")(_not_null)
 
 
 class StockAdjustment(Body):
@@ -207,6 +209,55 @@ class NewOrder(Body):
         Money | None,
         Field(description="What the customer expects to pay; another total is refused with PRICE_CHANGED."),
     ] = None
+
+
+class Cancellation(Body):
+    """Why an order is cancelled."""
+
+    reason: Annotated[Reason, Field(examples=["ordered twice"])]
+
+
+class RefundLine(Body):
+    """Units of one product of the order; lines of the same SKU are summed."""
+
+    sku: Sku
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY, examples=[1])]
+
+
+class RefundAmount(Money):
+    """What goes back, in the order's currency; above 0."""
+
+    amount_minor: Annotated[int, Field(ge=1, le=MAX_MINOR_UNITS, examples=[500])]
+
+
+class NewRefund(Body):
+    """What goes back: for `lines`, or an `amount`, or without either all that is left."""
+
+    model_config = ConfigDict(json_schema_extra=_without_null)
+
+    reason: Annotated[Reason, Field(examples=["arrived broken"])]
+    lines: Annotated[list[RefundLine] | None, Field(min_length=1, max_length=MAX_ORDER_ITEMS)] = None
+    amount: RefundAmount | None = None
+    restock: Annotated[
+        bool, Field(description="Whether the units are on hand again; not with an amount.")
+    ] = False
+
+    _no_nulls = field_validator("*", mode="before")(_not_null)
+
+
+class NewShipment(Body):
+    """How an order travels."""
+
+    carrier: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=100, pattern=_LINE_PATTERN),
+        Field(examples=["DHL"]),
+    ]
+    tracking_number: Annotated[
+        str,
+        StringConstraints(max_length=100, pattern=_LINE_PATTERN),
+        Field(examples=["00340434161094015902"]),
+    ] = ""
 
 
 class ProductQuery(PageQuery):

@@ -131,6 +131,17 @@ def _line(message: orders_pb2.OrderLine) -> views.OrderLineView:
     )
 
 
+def refund(message: orders_pb2.OrderRefund) -> views.OrderRefundView:
+    """Renders a refund of an order."""
+    return views.OrderRefundView(
+        id=message.id,
+        amount=money(message.amount),
+        lines=[views.RefundLineView(sku=line.sku, quantity=line.quantity) for line in message.lines],
+        reason=message.reason,
+        create_time=_time(message.create_time, present=message.HasField("create_time")),
+    )
+
+
 def order(message: orders_pb2.Order) -> views.OrderView:
     """Renders an order; what it has only once confirmed is null before."""
     quote = message.quote if message.HasField("quote") else None
@@ -153,6 +164,14 @@ def order(message: orders_pb2.Order) -> views.OrderView:
         reservation_id=message.reservation_id or None,
         rejection=views.RejectionView(reason=message.rejection.reason, message=message.rejection.message)
         if message.HasField("rejection")
+        else None,
+        cancellation_reason=message.cancellation_reason or None,
+        refunded=money(message.refunded) if message.HasField("refunded") else None,
+        refunds=[refund(entry) for entry in message.refunds],
+        shipment=views.ShipmentView(
+            carrier=message.shipment.carrier, tracking_number=message.shipment.tracking_number
+        )
+        if message.HasField("shipment")
         else None,
         create_time=_time(message.create_time, present=message.HasField("create_time")),
         update_time=_time(message.update_time, present=message.HasField("update_time")),

@@ -133,8 +133,35 @@ class RejectionView(View):
     message: str
 
 
+class RefundLineView(View):
+    """Units that a refund was for."""
+
+    sku: str
+    quantity: int
+
+
+class OrderRefundView(View):
+    """Money that went back; `lines` is empty where it was by amount."""
+
+    id: str
+    amount: MoneyView
+    lines: list[RefundLineView]
+    reason: str
+    create_time: datetime | None
+
+
+class ShipmentView(View):
+    """How an order travels."""
+
+    carrier: Annotated[str, Field(examples=["DHL"])]
+    tracking_number: str
+
+
 class OrderView(View):
-    """An order. Lines, amounts, address, payment and reservation are there once it is confirmed."""
+    """An order. Lines, amounts, address, payment and reservation are there once it is confirmed.
+
+    `refunded` is null while nothing went back; `shipment` is there once it is shipped.
+    """
 
     id: str
     order_number: str
@@ -153,12 +180,16 @@ class OrderView(View):
     payment_id: str | None
     reservation_id: str | None
     rejection: RejectionView | None
+    cancellation_reason: str | None
+    refunded: MoneyView | None
+    refunds: list[OrderRefundView]
+    shipment: ShipmentView | None
     create_time: datetime | None
     update_time: datetime | None
 
 
 class OrderInProgress(View):
-    """An order that is accepted and not at its end yet: `Location` says where to look."""
+    """What is asked of an order is accepted and not at its end yet: `Location` says where to look."""
 
     order_id: str
     state: Annotated[str, Field(examples=["pending"], description="pending or undoing")]

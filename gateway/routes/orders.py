@@ -1,29 +1,55 @@
-"""Orders: placing them, and looking at them."""
+"""Orders: placing them, looking at them, and what may be asked of one that exists."""
 
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
 
+import grpc.aio
 from fastapi import Path, Query, Response
 from google.protobuf.duration_pb2 import Duration
 
 from gateway import render
 from gateway.auth import Access
-from gateway.context import Ctx
+from gateway.context import Context, Ctx
 from gateway.idempotency import preference
-from gateway.models import NewOrder, OrderQuery, UuidText
+from gateway.models import Cancellation, NewOrder, NewRefund, NewShipment, OrderQuery, UuidText
 from gateway.openapi import IDEMPOTENCY_KEY, PREFER, headers_of, problems
 from gateway.problems import Problem, ProblemError, status_of_refusal
 from gateway.routes.products import money
 from gateway.routing import API, allow, router
-from gateway.views import OrderInProgress, OrderView, Page
+from gateway.views import OrderInProgress, OrderRefundView, OrderView, Page
 from sagacity.orders.v1 import orders_pb2
 from sagacity.sagas.v1 import sagas_pb2
 
 ROUTER = router(f"{API}/orders", tags=["orders"])
 
+Asked = TypeVar("Asked")
+Told = TypeVar(
+    "Told", sagas_pb2.CancelOrderResponse, sagas_pb2.RefundOrderResponse, sagas_pb2.FulfilOrderResponse
+)
+
 MARGIN_SECONDS: Final = 5.0  # what the orchestrator may take beside the wait
 
+OrderId = Annotated[UuidText, Path()]
+
 _PROGRESS: Final = sagas_pb2.OrderProgress
+_REQUEST_PROGRESS: Final = sagas_pb2.RequestProgress
 _LOCATION: Final = {"Location": {"description": "Where the order is", "schema": {"type": "string"}}}
+_NOT_FOUND: Final = {404: "There is no such order, or it is not yours"}
+_REQUEST: Final[dict[str, Any]] = {
+    "response_model": OrderView,
+    "openapi_extra": headers_of(IDEMPOTENCY_KEY, PREFER),
+    "responses": {
+        200: {"description": "It is done; the order after it"},
+        202: {
+            "description": "It is accepted and not done yet",
+            "model": OrderInProgress,
+            "headers": _LOCATION,
+        },
+        **problems(
+            {**_NOT_FOUND, 409: "It was refused, for example ORDER_NOT_CONFIRMED; nothing is changed"}
+        ),
+    },
+}
 
 
 @ROUTER.post(
@@ -88,15 +114,23 @@ def _answer(reply: sagas_pb2.PlaceOrderResponse, headers: dict[str, str]) -> Res
 
 
 def _rejected(reply: sagas_pb2.PlaceOrderResponse, headers: dict[str, str]) -> Problem:
-    refusal = reply.refusal
-    reason = refusal.reason or reply.order.rejection.reason or "ORDER_REJECTED"
+    refusal = sagas_pb2.Refusal(
+        reason=reply.refusal.reason or reply.order.rejection.reason,
+        message=reply.refusal.message or reply.order.rejection.message,
+        details=reply.refusal.details,
+    )
+    return _refused(refusal, reply.order_id, headers)
+
+
+def _refused(refusal: sagas_pb2.Refusal, order_id: str, headers: dict[str, str]) -> Problem:
+    reason = refusal.reason or "ORDER_REJECTED"
     return Problem(
         status_of_refusal(reason),
         reason,
-        refusal.message or reply.order.rejection.message or "The order was refused.",
+        refusal.message or "The order was refused.",
         headers=headers,
         extra={
-            "order_id": reply.order_id,
+            "order_id": order_id,
             "details": [
                 {"subject": detail.subject, "description": detail.description} for detail in refusal.details
             ],
@@ -120,14 +154,108 @@ async def list_orders(query: Annotated[OrderQuery, Query()], context: Ctx) -> Pa
     )
 
 
-@ROUTER.get("/{order_id}", responses=problems({404: "There is no such order, or it is not yours"}))
+@ROUTER.get("/{order_id}", responses=problems(_NOT_FOUND))
 @allow(Access.USER)
-async def read_order(order_id: Annotated[UuidText, Path()], context: Ctx) -> OrderView:
+async def read_order(order_id: OrderId, context: Ctx) -> OrderView:
     """Reads an order: one's own, or anybody's for staff.
 
     An order that was accepted a moment ago may not be there yet.
     """
+    return render.order(await _read(order_id, context))
+
+
+@ROUTER.post("/{order_id}/cancellation", **_REQUEST)
+@allow(Access.USER)
+async def cancel_order(order_id: OrderId, body: Cancellation, context: Ctx) -> Response:
+    """Cancels an order: one's own, or anybody's for staff, until it is shipped.
+
+    What is still being placed is undone where it stands; of a confirmed order money and stock go back.
+    """
+    stub = context.backends.sagas.stub
+    return await _request(
+        context,
+        stub.CancelOrder,
+        lambda key, wait: sagas_pb2.CancelOrderRequest(
+            order_id=order_id, idempotency_key=key, reason=body.reason, wait=wait
+        ),
+        location=f"{API}/orders/{order_id}",
+    )
+
+
+@ROUTER.post("/{order_id}/refunds", **_REQUEST)
+@allow(Access.STAFF)
+async def refund_order(order_id: OrderId, body: NewRefund, context: Ctx) -> Response:
+    """Refunds lines, an amount, or all that is left of an order, and takes the units back where asked."""
+    stub = context.backends.sagas.stub
+    lines = [orders_pb2.RefundLine(sku=line.sku, quantity=line.quantity) for line in body.lines or ()]
+    return await _request(
+        context,
+        stub.RefundOrder,
+        lambda key, wait: sagas_pb2.RefundOrderRequest(
+            order_id=order_id,
+            idempotency_key=key,
+            reason=body.reason,
+            lines=lines,
+            amount=money(body.amount) if body.amount else None,
+            restock=body.restock,
+            wait=wait,
+        ),
+        location=f"{API}/orders/{order_id}/refunds",
+    )
+
+
+@ROUTER.get("/{order_id}/refunds", responses=problems(_NOT_FOUND))
+@allow(Access.USER)
+async def list_refunds(order_id: OrderId, context: Ctx) -> Page[OrderRefundView]:
+    """Lists the refunds of an order, oldest first; they have one page."""
+    order = await _read(order_id, context)
+    return Page(items=[render.refund(refund) for refund in order.refunds])
+
+
+@ROUTER.post("/{order_id}/shipment", **_REQUEST)
+@allow(Access.STAFF)
+async def fulfil_order(order_id: OrderId, body: NewShipment, context: Ctx) -> Response:
+    """Ships a confirmed order, and takes its money where that is only held."""
+    stub = context.backends.sagas.stub
+    shipment = orders_pb2.Shipment(carrier=body.carrier, tracking_number=body.tracking_number)
+    return await _request(
+        context,
+        stub.FulfilOrder,
+        lambda key, wait: sagas_pb2.FulfilOrderRequest(
+            order_id=order_id, idempotency_key=key, shipment=shipment, wait=wait
+        ),
+        location=f"{API}/orders/{order_id}",
+    )
+
+
+async def _request(
+    context: Context,
+    rpc: grpc.aio.UnaryUnaryMultiCallable[Asked, Told],
+    message: Callable[[str, Duration], Asked],
+    *,
+    location: str,
+) -> Response:
+    """Asks something of an order that exists: 200 when it is done, 202 before, a problem when refused."""
+    wait = preference(context.request.headers.getlist("prefer"))
+    reply = await context.call(
+        context.backends.sagas,
+        rpc,
+        message(context.idempotency_key(), Duration(seconds=wait.wait_seconds)),
+        timeout_seconds=wait.wait_seconds + MARGIN_SECONDS,
+    )
+    headers = {"Preference-Applied": wait.applied} if wait.applied else {}
+    match reply.progress:
+        case _REQUEST_PROGRESS.REQUEST_PROGRESS_DONE:
+            body = render.order(reply.order).model_dump_json()
+            return Response(body, 200, headers, "application/json")
+        case _REQUEST_PROGRESS.REQUEST_PROGRESS_REFUSED:
+            raise ProblemError(_refused(reply.refusal, reply.order_id, headers))
+        case _:
+            pending = OrderInProgress(order_id=reply.order_id, state="pending").model_dump_json()
+            return Response(pending, 202, {**headers, "Location": location}, "application/json")
+
+
+async def _read(order_id: str, context: Context) -> orders_pb2.Order:
     orders = context.backends.orders
-    request = orders_pb2.GetOrderRequest(order_id=order_id)
-    reply = await context.call(orders, orders.stub.GetOrder, request)
-    return render.order(reply.order)
+    reply = await context.call(orders, orders.stub.GetOrder, orders_pb2.GetOrderRequest(order_id=order_id))
+    return reply.order

@@ -49,6 +49,13 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "payment_method_id": UUID,
         "expected_total": MONEY,
     },
+    ("POST", f"/orders/{UUID}/cancellation"): {"reason": "ordered twice"},
+    ("POST", f"/orders/{UUID}/refunds"): {
+        "reason": "broken",
+        "lines": [{"sku": "A-1", "quantity": 1}],
+        "restock": True,
+    },
+    ("POST", f"/orders/{UUID}/shipment"): {"carrier": "DHL", "tracking_number": "1"},
 }
 READS = [
     "/users/me",
@@ -61,6 +68,7 @@ READS = [
     "/products/A-1/stock",
     "/orders",
     f"/orders/{UUID}",
+    f"/orders/{UUID}/refunds",
     "/admin/sagas",
     f"/admin/sagas/{UUID}",
     f"/admin/sagas/{UUID}/timeline",
