@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from chassis.errors import Fault, FaultKind
+from chassis.errors import Detail, Fault, FaultKind
 from orchestrator.entries import (
     DETAIL_CHARACTERS,
     INTENDED,
@@ -90,11 +90,12 @@ class Progress:
             half.outcome = None if event.outcome == Outcome.UNKNOWN else Outcome(event.outcome)
 
     def _replay_request(self, event: Event) -> None:
-        if event.operation == Verb.RETRY:
+        if event.operation in {Verb.RETRY, Verb.SKIP}:
+            # Who skips one step of a group must not take a refused neighbour for done.
             for (_, operation), half in self._halves.items():
                 if operation is self._direction and half.outcome is Outcome.REFUSED:
                     half.outcome = None
-        elif event.operation == Verb.SKIP:
+        if event.operation == Verb.SKIP:
             half = self._halves[event.step, Operation.DO]
             half.outcome, half.reply = Outcome.DONE, event.reply
         elif event.operation in _UNWIND_REASONS:
@@ -242,7 +243,7 @@ class Progress:
     def _unwind(self, step: str, fault: Fault) -> list[Event]:
         self.state = State.COMPENSATING
         self._direction = Operation.UNDO
-        self.refusal, self.refused_step = fault, step
+        self.refusal, self.refused_step = _storable(fault), step
         if not step:
             self._set_error("", UNWIND, fault.kind, fault.reason, fault.message)
         decision = Event("", UNWIND, 0, INTENDED, detail=_short(f"{fault.reason}: {fault.message}"))
@@ -358,6 +359,20 @@ class Progress:
         return self.definition.answer(self.ending()).SerializeToString(deterministic=True)
 
 
+def _storable(fault: Fault) -> Fault:
+    """A foreign fault without NUL: no database takes it, neither the journal's nor that of who undoes."""
+
+    def plain(details: tuple[Detail, ...]) -> tuple[Detail, ...]:
+        return tuple(Detail(_plain(item.subject), _plain(item.description)) for item in details)
+
+    fields, subjects = plain(fault.fields), plain(fault.subjects)
+    return Fault(fault.kind, _plain(fault.reason), _plain(fault.message), fields=fields, subjects=subjects)
+
+
+def _plain(text: str) -> str:
+    return text.replace("\x00", "")
+
+
 def _short(text: str) -> str:
     """What PostgreSQL stores and a timeline shows of a foreign text."""
-    return text[:DETAIL_CHARACTERS].replace("\x00", "")
+    return _plain(text[:DETAIL_CHARACTERS])
