@@ -60,6 +60,7 @@ RARE_BRANCHES = (
     "graceful stop",
     "handed over",
     "journal outage",
+    "replica cut off from the journal",
     "journal: fault before",
     "journal: fault after",
     "journal: committed after the fault",

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from orchestrator.entries import INTENDED, OPEN_STATES, REQUESTED, TERMINAL_STATES, Event, State, Verb
+from orchestrator.progress import UNWIND
 from orchestrator.saga import Action, Operation, Outcome
-from tests.simulation.definitions import CHECKS, SAGAS
+from tests.simulation.definitions import CHECKS, PIVOTS, SAGAS
 from tests.simulation.memory_store import HOLDING, Change, Row
 from tests.simulation.participants import COURIER_FEE, PRICE, STOCK, WALLET, Identity, World
 
@@ -47,6 +48,21 @@ class Checker:
         self._simulation.changed(change)
         if change.kind == "landed":
             return
+        self._fence(change)
+        if row.sequence != len(row.events) or (row.sequence and row.sequence not in row.events):
+            self.violated("the events have a gap, or are not the saga's", row.id)
+        if row.id in self._ended:
+            self.violated("a saga that had ended changed", row.id)
+        if row.state in TERMINAL_STATES:
+            self._ended.add(row.id)
+        self._check_lock(row)
+        for event in change.events:
+            self._event(row, event)
+        if row.state is State.PARKED and row.id not in self._simulation.refused_hard:
+            self.violated(f"parked without a refusal: {row.last_error}", row.id)
+
+    def _fence(self, change: Change) -> None:
+        row = change.row
         if row.epoch < self._epochs.get(row.id, 0):
             self.violated("an epoch went down", row.id)
         self._epochs[row.id] = row.epoch
@@ -54,20 +70,10 @@ class Checker:
             owner = self._owners.setdefault((row.id, row.epoch), change.by)
             if owner != change.by:
                 self.violated(f"{owner} and {change.by} wrote under one epoch", row.id)
-        if row.sequence != len(row.events) or (row.sequence and row.sequence not in row.events):
-            self.violated("the events have a gap, or are not the saga's", row.id)
-        if row.id in self._ended:
-            self.violated("a saga that had ended changed", row.id)
-        if row.state in TERMINAL_STATES:
-            self._ended.add(row.id)
-        if row.state in HOLDING:
-            self._check_lock(row)
-        for event in change.events:
-            self._event(row, event)
-        if row.state is State.PARKED and row.id not in self._simulation.refused_hard:
-            self.violated(f"parked without a refusal: {row.last_error}", row.id)
 
     def _check_lock(self, row: Row) -> None:
+        if row.state not in HOLDING:
+            return
         for other in self._simulation.store.sagas.values():
             if other.key == row.key and other is not row and other.state in HOLDING:
                 self.violated("two sagas of one order are under way", row.id)
@@ -76,17 +82,19 @@ class Checker:
         if event.outcome == REQUESTED:
             if event.operation == Verb.SKIP:
                 self.skipped.add((row.id, event.step))
-        elif event.operation == "unwind":
-            if row.id in self._pivots and row.id not in self._refused_pivots:
-                self.violated("unwound after the pivot's intent, without its refusal", row.id)
-            if row.id in self._unwound:
-                self.violated("unwound twice", row.id)
-            self._unwound.add(row.id)
-        elif event.outcome == INTENDED and event.step:
+        elif event.operation == UNWIND:
+            self._unwind(row)
+        elif event.step and event.outcome == INTENDED:
             self._intent(row, event)
-        elif event.step and SAGAS[row.kind].step(event.step).pivot:
-            if event.outcome == Outcome.REFUSED and event.recorded:
-                self._refused_pivots.add(row.id)
+        elif event.step in PIVOTS and event.outcome == Outcome.REFUSED and event.recorded:
+            self._refused_pivots.add(row.id)
+
+    def _unwind(self, row: Row) -> None:
+        if row.id in self._pivots and row.id not in self._refused_pivots:
+            self.violated("unwound after the pivot's intent, without its refusal", row.id)
+        if row.id in self._unwound:
+            self.violated("unwound twice", row.id)
+        self._unwound.add(row.id)
 
     def _intent(self, row: Row, event: Event) -> None:
         undo = event.operation == Operation.UNDO
@@ -136,16 +144,9 @@ class Checker:
     # --- at the end ---
 
     def ended(self) -> None:
+        """Look at everything once nothing happens any more."""
         world = self._simulation.world
-        for name, row in self._simulation.acknowledged:
-            found = self._simulation.store.names.get(name)
-            if found is None or found.saga_id != row or row not in self._simulation.store.sagas:
-                self.violated("an acknowledged saga is lost", row)
-            elif found.answer is None:
-                self.violated("a saga ended without an answer", row)
-        for saga_id, answer in self.answers:
-            if self._simulation.store.standing(saga_id).answer != answer:
-                self.violated("a terminal answer changed", saga_id)
+        self._check_clients()
         for saga in self._simulation.store.sagas.values():
             self._check_ended(world, saga)
         for identity, times in world.effects.items():
@@ -153,6 +154,18 @@ class Checker:
                 self.violated(f"{identity.step} had its effect {times} times", identity.saga_id)
         self._check_sums(world)
         self._check_orders(world)
+
+    def _check_clients(self) -> None:
+        store = self._simulation.store
+        for name, saga_id in self._simulation.acknowledged:
+            found = store.names.get(name)
+            if found is None or found.saga_id != saga_id or saga_id not in store.sagas:
+                self.violated("an acknowledged saga is lost", saga_id)
+            elif found.answer is None:
+                self.violated("an acknowledged saga has no answer", saga_id)
+        for saga_id, answer in self.answers:
+            if store.standing(saga_id).answer != answer:
+                self.violated("a terminal answer changed", saga_id)
 
     def _check_ended(self, world: World, saga: Row) -> None:
         if saga.state not in TERMINAL_STATES:
@@ -163,8 +176,8 @@ class Checker:
             if identity.saga_id == saga.id and identity.step not in names:
                 self.violated(f"an effect of {identity.step}, which is no step", saga.id)
         for step in names:
-            did = world.effects[Identity(saga.id, step, False)]
-            undid = world.effects[Identity(saga.id, step, True)]
+            did = world.effects[Identity(saga.id, step, undo=False)]
+            undid = world.effects[Identity(saga.id, step, undo=True)]
             skipped = (saga.id, step) in self.skipped
             if saga.state is State.COMPLETED and (did - undid != 1) and not skipped:
                 self.violated(f"completed, and {step} has {did - undid} effects", saga.id)

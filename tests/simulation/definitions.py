@@ -1,4 +1,4 @@
-"""The sagas of the simulation: the real place_order, one with its pivot in the middle, one that begins with it.
+"""The simulation's sagas: the real place_order, one with its pivot in the middle, one that begins with it.
 
 Of the last two only the RPC's path matters: every request names the order where a reservation would be named.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from orchestrator.definitions import Definitions
 from orchestrator.saga import Action, Ending, Parallel, Saga, Step, View, calls
@@ -93,11 +94,12 @@ UNDOABLE = tuple(
 )
 
 
-def _after_pivot(saga: Saga[object]) -> frozenset[str]:
+def _after_pivot(saga: Saga[Any]) -> frozenset[str]:
     names = [step.name for step in saga.all_steps()]
     pivot = next(step.name for step in saga.all_steps() if step.pivot)
     return frozenset(names[names.index(pivot) + 1 :])
 
 
 AFTER_PIVOT = frozenset().union(*(_after_pivot(saga) for saga in SAGAS.values()))
+PIVOTS = frozenset(step.name for saga in SAGAS.values() for step in saga.all_steps() if step.pivot)
 CHECKS = frozenset(step.name for saga in SAGAS.values() for step in saga.all_steps() if step.check)

@@ -1,4 +1,4 @@
-"""The engine's log lines, counted instead of printed: some say that a rare branch was taken, some that a bug was."""
+"""The engine's log lines, counted instead of printed: some tell of a rare branch, some of a bug."""
 
 from __future__ import annotations
 

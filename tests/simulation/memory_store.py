@@ -15,6 +15,7 @@ from uuid import UUID
 from chassis.ids import moment_of
 from orchestrator.entries import (
     OPEN_STATES,
+    REQUESTED,
     TERMINAL_STATES,
     VERB_STATES,
     Command,
@@ -242,10 +243,7 @@ class MemoryStore:
         row.attempts, row.waiting_for = 0, ""
         row.owner = None if command.verb is Verb.PAUSE else owner
         row.next_run = row.update_time = self.now()
-        asked = command.event
-        event = Event(
-            asked.step, command.verb, 0, "requested", asked.detail, None, asked.reply, False, asked.actor, asked.reason
-        )  # fmt: skip
+        event = command.event._replace(operation=command.verb, attempt=0, outcome=REQUESTED)
         row.events[row.sequence] = event
         self.watch(Change("commanded", owner, row, (event,)))
         return row.epoch

@@ -16,7 +16,7 @@ from chassis.postgres import unavailable
 from orchestrator.calling import Participants
 from orchestrator.saga import Action
 from tests.simulation.memory_journal import Link
-from tests.simulation.participants import LONG, RPCS, Identity, World, identity_of
+from tests.simulation.participants import LONG, RPCS, World, identity_of
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -71,8 +71,9 @@ class Faults:
 class StoreLink(Link):
     """A replica's connection to the journal."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, replica: str) -> None:
         self._simulation = simulation
+        self._replica = replica
 
     @override
     async def ask(self, transaction: Callable[[], Answer]) -> Answer:
@@ -81,7 +82,7 @@ class StoreLink(Link):
         faults = simulation.faults
         if faults is None:
             simulation.later(0.0005, self._run, transaction, future)
-        elif simulation.journal_away or rng.random() < faults.store_before:
+        elif not simulation.journal_answers(self._replica) or rng.random() < faults.store_before:
             simulation.count("journal: fault before")
             simulation.later(0.001, _fail, future)
         elif rng.random() < faults.store_detached:
@@ -99,7 +100,7 @@ class StoreLink(Link):
     def _run(
         self, transaction: Callable[[], Answer], future: asyncio.Future[Answer], lost: bool = False
     ) -> None:
-        if self._simulation.journal_away and self._simulation.faults is not None:
+        if not self._simulation.journal_answers(self._replica):
             _fail(future)
             return
         try:
@@ -154,22 +155,42 @@ def _time_out(future: asyncio.Future[bytes]) -> None:
         future.exception()
 
 
+class Arrived:
+    """A request on its way to a participant, or there."""
+
+    def __init__(self, action: Action, request: bytes, future: asyncio.Future[bytes]) -> None:
+        self.action = action
+        self.request = request
+        self.future = future
+        self.message: Any = RPCS[action.method][0].FromString(request)
+        self.identity = identity_of(action.method, self.message)
+
+
 class Network:
     """The way to the participants, and their doors."""
 
     def __init__(self, simulation: Simulation, world: World) -> None:
         self._simulation = simulation
         self._world = world
-        self.under_way = 0
+        self._under_way = 0
+        # Set while no request is on its way to a participant, or being worked on.
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def _more_under_way(self, change: int) -> None:
+        self._under_way += change
+        if self._under_way:
+            self.idle.clear()
+        else:
+            self.idle.set()
 
     def send(self, replica: str, action: Action, request: bytes, future: asyncio.Future[bytes]) -> None:
         simulation, rng = self._simulation, self._simulation.chance
-        message_type, _ = RPCS[action.method]
-        identity = identity_of(action.method, message_type.FromString(request))
-        simulation.checker.called(replica, action, request, identity)
+        call = Arrived(action, request, future)
+        simulation.checker.called(replica, action, request, call.identity)
         faults = simulation.faults
         if faults is None:
-            self._deliver(0.001, action, request, future)
+            self._deliver(0.001, call)
             return
         if action.participant in simulation.down:
             simulation.count("call to a participant that is down")
@@ -179,7 +200,7 @@ class Network:
         copies = 2 if rng.random() < faults.duplicated else 1
         for number in range(copies):
             if number or rng.random() >= faults.request_lost:
-                self._deliver(self._delay(faults), action, request, future)
+                self._deliver(self._delay(faults), call)
             else:
                 simulation.count("request lost")
 
@@ -192,60 +213,45 @@ class Network:
             return rng.uniform(0.1, 3.0)
         return rng.choice((0.0005, 0.001, 0.002, 0.01))
 
-    def _deliver(self, delay: float, action: Action, request: bytes, future: asyncio.Future[bytes]) -> None:
-        self.under_way += 1
-        self._simulation.later(delay, self._arrive, action, request, future)
+    def _deliver(self, delay: float, call: Arrived) -> None:
+        self._more_under_way(1)
+        self._simulation.later(delay, self._arrive, call)
 
-    def _arrive(self, action: Action, request: bytes, future: asyncio.Future[bytes]) -> None:
-        self.under_way -= 1
+    def _arrive(self, call: Arrived) -> None:
         simulation, rng, faults = self._simulation, self._simulation.chance, self._simulation.faults
-        message_type, _ = RPCS[action.method]
-        message = message_type.FromString(request)
-        identity = identity_of(action.method, message)
-        if faults is not None and action.method in LONG and rng.random() < 0.4 and identity is not None:
+        identity = call.identity
+        if faults is not None and call.action.method in LONG and rng.random() < 0.4 and identity is not None:
             # It asks its provider in between, and others may come meanwhile.
             simulation.count("call in two transactions")
-            if self._world.start(identity, request):
-                self.under_way += 1
-                simulation.later(
-                    rng.uniform(0.01, 4.0), self._work, action, request, message, identity, future
-                )
+            if self._world.start(identity, call.request):
+                simulation.later(rng.uniform(0.01, 4.0), self._work, call)
                 return
-        self._work(action, request, message, identity, future, arriving=False)
+        self._work(call)
 
-    def _work(
-        self,
-        action: Action,
-        request: bytes,
-        message: Any,
-        identity: Identity | None,
-        future: asyncio.Future[bytes],
-        arriving: bool = True,
-    ) -> None:
-        self.under_way -= arriving
+    def _work(self, call: Arrived) -> None:
+        self._more_under_way(-1)
         simulation, rng, faults = self._simulation, self._simulation.chance, self._simulation.faults
         answer: bytes | Fault
         if faults is not None and rng.random() < faults.unknown / 2:
             answer = self._nonsense()
         else:
-            answer = self._handle(action, request, message, identity)
+            answer = self._handle(call)
             if faults is not None and rng.random() < faults.unknown / 2:
                 simulation.count("unknown answer after the effect")
                 answer = self._nonsense()
-        simulation.note("answered", action.path, identity, answer)
+        simulation.note("answered", call.action.path, call.identity, answer)
         if faults is not None and rng.random() < faults.reply_lost:
             simulation.count("reply lost")
             return
-        simulation.later(0.001, _answer, future, answer)
+        simulation.later(0.001, _answer, call.future, answer)
 
-    def _handle(
-        self, action: Action, request: bytes, message: Any, identity: Identity | None
-    ) -> bytes | Fault:
-        _, domain = RPCS[action.method]
+    def _handle(self, call: Arrived) -> bytes | Fault:
+        _, domain = RPCS[call.action.method]
 
         def effect(world: World) -> bytes:
-            return domain(world, message).SerializeToString(deterministic=True)
+            return domain(world, call.message).SerializeToString(deterministic=True)
 
+        identity = call.identity
         try:
             self._simulation.gate(identity)
             refusal = self._simulation.refusal(identity)
@@ -255,10 +261,10 @@ class Network:
                 return effect(self._world)
             if identity.undo:
                 return self._world.undo(identity, refusal=refusal, effect=effect)
-            return self._world.do(identity, request, refusal=refusal, effect=effect)
+            return self._world.do(identity, call.request, refusal=refusal, effect=effect)
         except Fault as fault:
             made = Fault.from_json(fault.to_json(), recorded=fault.recorded)
-            made.domain = f"sagacity.{action.participant}"
+            made.domain = f"sagacity.{call.action.participant}"
             return made
 
     def _nonsense(self) -> Fault:

@@ -88,31 +88,32 @@ class World:
         """Answer a do as the table of `chassis.barrier` says; `refusal` is what chance has the domain say."""
         digest, key = hashlib.sha256(request).digest(), (identity.saga_id, identity.step)
         stored = self.barrier.get(key)
-        if stored is not None:
-            if stored.outcome == "TOMBSTONE":
-                self._count("tombstone met")
-                raise Fault(FaultKind.FAILED_PRECONDITION, "TOMBSTONED", "undone before", recorded=True)
-            if stored.request_hash != digest:
-                raise Fault(FaultKind.FAILED_PRECONDITION, "REQUEST_CHANGED", "another request before")
-            if stored.outcome != "IN_PROGRESS":
-                self._count("duplicate answered")
-                if stored.refusal is not None:
-                    raise stored.refusal
-                return stored.reply
-        records = identity.step not in AFTER_PIVOT
+        if stored is not None and (stored.outcome != "IN_PROGRESS" or stored.request_hash != digest):
+            return self._replayed(stored, digest)
         try:
             if refusal is not None:
                 raise refusal
             reply = effect(self)
         except Fault as fault:
-            if not records:
-                raise Fault(fault.kind, fault.reason, fault.message) from fault
+            if identity.step in AFTER_PIVOT:
+                raise
             recorded = Fault(fault.kind, fault.reason, fault.message, recorded=True)
             self.barrier[key] = Remembered("REFUSED", digest, refusal=recorded)
             raise recorded from fault
         self.effects[identity] += 1
         self.barrier[key] = Remembered("DONE", digest, reply)
         return reply
+
+    def _replayed(self, stored: Remembered, digest: bytes) -> Reply:
+        if stored.outcome == "TOMBSTONE":
+            self._count("tombstone met")
+            raise Fault(FaultKind.FAILED_PRECONDITION, "TOMBSTONED", "undone before", recorded=True)
+        if stored.request_hash != digest:
+            raise Fault(FaultKind.FAILED_PRECONDITION, "REQUEST_CHANGED", "another request before")
+        self._count("duplicate answered")
+        if stored.refusal is not None:
+            raise stored.refusal
+        return stored.reply
 
     def start(self, identity: Identity, request: bytes) -> bool:
         """Begin what takes long, in a transaction of its own; whether anything is left to do."""

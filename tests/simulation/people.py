@@ -52,7 +52,8 @@ class People:
         done, _ = await asyncio.wait([task], timeout=CLIENT_PATIENCE_SECONDS)
         if not done or task.cancelled():
             raise NoAnswerError
-        return task.result()
+        answer: Answer = task.result()
+        return answer
 
     async def _until_answered(self, make: Callable[[Replica], Coroutine[Any, Any, Answer]]) -> Answer | None:
         """Ask one replica after the other; None where the order is busy."""
@@ -206,7 +207,17 @@ class People:
         await asyncio.sleep(start)
         simulation = self._simulation
         how = self._chance.choice(
-            (self._crash, self._crash, self._pause, self._pause, self._stop, self._no_journal, self._outage)
+            (
+                self._crash,
+                self._crash,
+                self._pause,
+                self._pause,
+                self._stop,
+                self._no_journal,
+                self._cut_off,
+                self._cut_off,
+                self._outage,
+            )
         )
         simulation.note("breaks", how.__name__, seconds)
         await how(seconds)
@@ -241,6 +252,7 @@ class People:
         self._simulation.count("graceful stop")
         replica.serves = False
         self._simulation.begin_replica()
+        self._simulation.note("stops", replica.name, seconds)
         try:
             await self.ask(replica, replica.stop())
         except NoAnswerError:
@@ -253,6 +265,15 @@ class People:
         self._simulation.journal_away = True
         await asyncio.sleep(seconds)
         self._simulation.journal_away = False
+
+    async def _cut_off(self, seconds: float) -> None:
+        replica = self._some_replica()
+        if replica is None:
+            return
+        self._simulation.count("replica cut off from the journal")
+        self._simulation.cut_off.add(replica.name)
+        await asyncio.sleep(seconds)
+        self._simulation.cut_off.discard(replica.name)
 
     async def _outage(self, seconds: float) -> None:
         participant = self._chance.choice(PARTICIPANTS)

@@ -16,7 +16,6 @@ from tests.simulation.virtual_loop import StuckError
 MAX_ORDERS = 4
 MAX_BREAKS = 4
 MAX_MEDDLING = 3
-DRAIN_SECONDS = 40.0
 _COUNTED = {
     "saga_lost": "fence refusal",
     "lease_was_lost": "lease lost",
@@ -66,8 +65,7 @@ async def _live(simulation: Simulation) -> None:
             group.create_task(people.break_something(start, min(chance.uniform(0.5, 12.0), until - start)))
         group.create_task(_heal(simulation, until))
     await people.look_after()
-    while simulation.network.under_way:
-        await asyncio.sleep(1.0)
+    await simulation.network.idle.wait()
     simulation.checker.ended()
 
 
@@ -77,6 +75,7 @@ async def _heal(simulation: Simulation, until: float) -> None:
     simulation.faults = None
     simulation.journal_away = False
     simulation.down.clear()
+    simulation.cut_off.clear()
 
 
 def _clear_away(simulation: Simulation) -> None:

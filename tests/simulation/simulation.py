@@ -1,4 +1,4 @@
-"""One simulation: replicas of the real engine, a journal and participants in memory, all decided by a seed."""
+"""One simulation: replicas of the real engine, a journal and participants in memory, decided by a seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.executor import Executor
 from orchestrator.leases import Leases
 from orchestrator.operations import Operations
 from tests.simulation.checks import Checker
-from tests.simulation.definitions import AFTER_PIVOT, DEFINITIONS, SAGAS
+from tests.simulation.definitions import AFTER_PIVOT, DEFINITIONS, PIVOTS
 from tests.simulation.memory_journal import MemoryJournal
 from tests.simulation.memory_store import Change, MemoryStore, NameOfSaga
 from tests.simulation.network import Calls, Faults, Network, StoreLink
@@ -28,7 +28,11 @@ LEASE_SECONDS = 3.0
 START_RETRY_SECONDS = 0.3
 # Some moment: what is stored has times, and ids tell theirs.
 FIRST_MOMENT = 1_800_000_000.0
-PIVOTS = frozenset(step.name for saga in SAGAS.values() for step in saga.all_steps() if step.pivot)
+
+
+def seeded(seed: float) -> random.Random:
+    """Chance that is the same each time."""
+    return random.Random(seed)  # noqa: S311 - it must be foreseeable
 
 
 @dataclass
@@ -58,8 +62,8 @@ class Replica:
     def __init__(self, simulation: Simulation, name: str) -> None:
         self.host = Host(name)
         self.name = name
-        parts, rng = simulation.parts, random.Random(simulation.chance.random())
-        self.journal = parts.journal(simulation.store, name, StoreLink(simulation))
+        parts, rng = simulation.parts, seeded(simulation.chance.random())
+        self.journal = parts.journal(simulation.store, name, StoreLink(simulation, name))
         self.executor = parts.executor(self.journal, parts.calls(simulation, name), DEFINITIONS, rng=rng)
         self.leases = Leases(self.journal, self.executor, lease_seconds=LEASE_SECONDS)
         self.operations = Operations(self.journal, self.executor, DEFINITIONS)
@@ -109,8 +113,8 @@ class Simulation:
     def __init__(self, seed: int, parts: Parts) -> None:
         self.seed = seed
         self.parts = parts
-        self.chance = random.Random(seed)
-        self.loop = VirtualLoop(random.Random(self.chance.random()))
+        self.chance = seeded(seed)
+        self.loop = VirtualLoop(seeded(self.chance.random()))
         self.context = contextvars.Context()
         self.counts: Counter[str] = Counter()
         self.trace: list[tuple[Any, ...]] = []
@@ -120,6 +124,8 @@ class Simulation:
         self.network = Network(self, self.world)
         self.faults: Faults | None = Faults.drawn(self.chance)
         self.journal_away = False
+        # Replicas that the journal does not hear.
+        self.cut_off: set[str] = set()
         # Participants that are down: whether a caller is told so, or hears nothing.
         self.down: dict[str, bool] = {}
         self.replicas: list[Replica] = []
@@ -160,6 +166,10 @@ class Simulation:
 
     def alive(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.can_be_asked]
+
+    def journal_answers(self, replica: str) -> bool:
+        """Whether a replica can reach the journal now."""
+        return self.faults is None or not (self.journal_away or replica in self.cut_off)
 
     # --- what participants refuse ---
 

@@ -1,4 +1,4 @@
-"""The real engine on virtual time: P4, P5, P6, P8, F1, F2, F6, F13, F22 of the promises, and known bugs found."""
+"""The real engine on virtual time: P4, P5, P6, P8, F1, F2, F6, F13, F22, and known bugs that it finds."""
 
 from __future__ import annotations
 

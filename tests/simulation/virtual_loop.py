@@ -60,7 +60,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready: list[asyncio.Handle] = []
         self.steps = 0
         self.bound = 0
-        self.set_task_factory(self._numbered)
+        self.set_task_factory(self._numbered)  # type: ignore[arg-type]
         # A task that was killed with its host is not worth a word.
         self.set_exception_handler(lambda _loop, _context: None)
 
@@ -95,7 +95,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     @override
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -103,7 +103,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     @override
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
@@ -116,7 +116,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     @override
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -125,7 +125,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
-    @override
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It stays in the heap, and is passed over when it is due."""
 
@@ -155,7 +154,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             position += 1
             if handle._cancelled:
                 continue
-            host = handle._context.get(_HOST)
+            host = handle._context.get(_HOST)  # type: ignore[attr-defined]
             if host is not None and not host.running:
                 host.kept.append(handle)
                 continue
@@ -163,10 +162,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.steps += end
         del ready[:end]
 
-    @override
     def _process_events(self, event_list: list[Any]) -> None:
         """There is no I/O."""
 
-    @override
     def _write_to_self(self) -> None:
         """There is nobody to wake."""
