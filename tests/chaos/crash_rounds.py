@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chassis.crash_points import VARIABLE as CRASH_AT
-from tests.chaos.crash_targets import DO, ORCHESTRATOR, PLACE_ORDER, Target
+from tests.chaos.crash_targets import DO, FULFIL_ORDER, ORCHESTRATOR, PLACE_ORDER, Target
 from tests.chaos.findings import Findings
 from tests.chaos.replicas import DOOMED, HEALTHY, driven_by, start_replica, taken_over
 from tests.chaos.traffic import (
@@ -25,7 +26,9 @@ from tests.e2e.shoppers import Market, Shopper
 AT_ONCE = len(DOOMED)
 BUYERS = 3
 MAX_LATE_ORDERS = 10
-MAX_REQUESTS = 3
+REQUESTS_EACH = 3
+# So that there is something left to take when an order is shipped.
+MANUAL_CAPTURE = {"SAGACITY_ORCHESTRATOR_CAPTURE_MODE": "manual"}
 
 
 @dataclass(frozen=True)
@@ -59,24 +62,45 @@ async def hit(market: Market, who: Customers, targets: Sequence[Target], finding
 
     All targets are of one kind of saga and direction (`crash_targets.batches`).
     """
-    kind = targets[0].kind
-    orders: list[str] = []
-    if kind != PLACE_ORDER:
-        orders = await confirmed_orders(who.quick, who.sku, MAX_REQUESTS * len(targets))
+    orders = await _orders_to_work_on(market, who, targets)
     doomed = [await _doom(market, target, DOOMED[place]) for place, target in enumerate(targets)]
     findings.rounds += len(targets)
     async with asyncio.TaskGroup() as group:
         for one in doomed:
             group.create_task(_see_it_die(market, one, findings))
-        if kind != PLACE_ORDER:
-            for place, one in enumerate(doomed):
-                group.create_task(_requests(market, who, one, orders[place :: len(doomed)]))
-        elif targets[0].operation is DO:
-            for _ in range(BUYERS):
-                group.create_task(order_until(lambda: _all_dead(market, doomed), who.quick, who.sku))
-        else:
-            for one in doomed:
-                group.create_task(_late_orders(market, who, one))
+        for traffic in _traffic(market, who, doomed, orders):
+            group.create_task(traffic)
+
+
+async def _orders_to_work_on(market: Market, who: Customers, targets: Sequence[Target]) -> list[str]:
+    """Confirmed orders for sagas that begin with one; made before anybody is doomed."""
+    kind, number = targets[0].kind, REQUESTS_EACH * len(targets)
+    if kind == PLACE_ORDER:
+        return []
+    if kind != FULFIL_ORDER:
+        return await confirmed_orders(who.quick, who.sku, number)
+    await _restart_healthy(market, MANUAL_CAPTURE)
+    orders = await confirmed_orders(who.quick, who.sku, number)
+    await _restart_healthy(market, {})
+    return orders
+
+
+def _traffic(
+    market: Market, who: Customers, doomed: Sequence[Doomed], orders: Sequence[str]
+) -> Iterator[Coroutine[Any, Any, object]]:
+    if orders:
+        for place, one in enumerate(doomed):
+            yield _requests(market, who, one, orders[place :: len(doomed)])
+    elif doomed[0].target.operation is DO:
+        for _ in range(BUYERS):
+            yield order_until(lambda: _all_dead(market, doomed), who.quick, who.sku)
+    else:
+        for one in doomed:
+            yield _late_orders(market, who, one)
+
+
+async def _restart_healthy(market: Market, extra: Mapping[str, str]) -> None:
+    await asyncio.gather(*(market.suite.restart(name, extra) for name in HEALTHY))
 
 
 async def _doom(market: Market, target: Target, spare: str) -> Doomed:
@@ -126,8 +150,7 @@ async def _late_orders(market: Market, who: Customers, one: Doomed) -> None:
 
 async def _requests(market: Market, who: Customers, one: Doomed, orders: Sequence[str]) -> None:
     first_to = one.process if one.replica else HEALTHY[0]
+    # All of them, also after its death: whose money is taken when it is shipped, is shipped.
     for order_id in orders:
         await request(market.suite, one.target.kind, order_id, who.quick.user_id, first_to)
-        if _is_dead(market, one):
-            return
-    raise AssertionError(f"{len(orders)} requests were done, and {one.target.crash_at} was not reached")
+    assert _is_dead(market, one), f"{len(orders)} requests were done, and {one.target.crash_at} not reached"

@@ -14,6 +14,7 @@ from orchestrator.sagas import DEFINITIONS
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 ORCHESTRATOR = "orchestrator"
 PLACE_ORDER = "place_order"
+FULFIL_ORDER = "fulfil_order"
 JOURNAL_POINTS = ("journal.before_write", "journal.after_write")
 JOURNAL_PASSAGES = range(1, 9)
 DO, UNDO = Operation.DO, Operation.UNDO
@@ -23,7 +24,7 @@ SERVICE_POINTS = {
     "payments.charge.after_commit": (PLACE_ORDER, DO),
     "payments.reverse.after_provider": (PLACE_ORDER, UNDO),
     "payments.refund.after_provider": ("refund_order", DO),
-    "payments.capture.after_provider": ("fulfil_order", DO),
+    "payments.capture.after_provider": (FULFIL_ORDER, DO),
 }
 
 
