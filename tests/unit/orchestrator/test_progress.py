@@ -6,7 +6,7 @@ from uuid import NAMESPACE_DNS, uuid5
 import pytest
 
 from chassis.errors import Fault, FaultKind
-from orchestrator.entries import INTENDED, Entry, Event, Result, State
+from orchestrator.entries import INTENDED, REQUESTED, Entry, Event, Result, State, Verb
 from orchestrator.progress import Progress
 from orchestrator.saga import Operation, Outcome, classify
 from orchestrator.sagas.place_order import PLACE_ORDER, PlaceOrder
@@ -161,6 +161,45 @@ def test_the_deadline_has_no_effect_once_the_pivot_is_intended() -> None:
     assert walk.progress.state is State.RUNNING
     walk.answer(deadline_passed=True)
     assert walk.progress.state is State.COMPLETED
+
+
+CANCEL = Event("", Verb.CANCEL, 0, REQUESTED, actor="ada", reason="ordered twice")
+
+
+@pytest.mark.parametrize("step", [group[0] for group in FORWARD[:-1]])
+def test_a_cancel_before_the_intent_of_the_pivot_undoes_what_was_intended(step: str) -> None:
+    walk = Walk()
+    walk.forward_to(step)
+    intended = [call.step for call in walk.progress.pending()]
+    walk.progress.replay(CANCEL)
+    assert walk.progress.must_unwind
+    # The executor makes no further call then: what is pending is undone, whatever became of it.
+    walk.entry = walk.progress.absorb([], deadline_passed=False)
+    undone = [name for group in walk.undo_all() for name in group]
+    names = [name for group in FORWARD for name in group]
+    before = names[: names.index(intended[-1]) + 1]
+    assert undone == [name for name in reversed(UNDOABLE) if name in before]
+    assert walk.progress.state is State.COMPENSATED
+    assert walk.progress.refusal is not None
+    assert (walk.progress.refusal.reason, walk.progress.refusal.message) == ("CANCELLED", "ordered twice")
+
+
+def test_a_cancel_has_no_effect_once_the_pivot_is_intended() -> None:
+    walk = Walk()
+    walk.forward_to("confirmation")
+    walk.progress.replay(CANCEL)
+    assert not walk.progress.must_unwind
+    walk.answer()
+    assert walk.progress.state is State.COMPLETED
+
+
+def test_a_cancel_of_an_order_that_is_being_undone_already_changes_nothing() -> None:
+    walk = Walk()
+    walk.forward_to("payment")
+    walk.answer({"payment": REFUSAL})
+    walk.progress.replay(CANCEL)
+    assert walk.undo_all() == [["reservation"], ["order"]]
+    assert walk.progress.refusal == REFUSAL
 
 
 def test_an_unrecorded_refusal_of_the_pivot_parks() -> None:
