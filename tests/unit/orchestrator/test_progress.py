@@ -199,7 +199,7 @@ def test_a_cancel_of_an_order_that_is_being_undone_already_changes_nothing() -> 
     walk.answer({"payment": REFUSAL})
     walk.progress.replay(CANCEL)
     assert walk.undo_all() == [["reservation"], ["order"]]
-    assert walk.progress.refusal == REFUSAL
+    assert walk.progress.refusal is REFUSAL
 
 
 def test_an_unrecorded_refusal_of_the_pivot_parks() -> None:
