@@ -249,7 +249,7 @@ async def replica(
     executor = Executor(journal, script, known, rng=random.Random(SEED))  # noqa: S311
     leases = Leases(journal, executor, lease_seconds=lease_seconds)
     await leases.renew()
-    parts = [journal, executor, *([leases] if sweeps else [])]
+    parts: list[Journal | Executor | Leases] = [journal, executor, *([leases] if sweeps else [])]
     tasks = [asyncio.create_task(part.run()) for part in parts]
     await asyncio.sleep(0)
     try:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 from math import log, log2
+from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -12,6 +14,7 @@ from orchestrator.calling import BACKOFF_CAP_SECONDS
 from orchestrator.entries import State
 from orchestrator.executor import HELD_SECONDS
 from orchestrator.journal import RAMP_PER_SECOND
+from orchestrator.saga import Saga
 from tests.integration.orchestrator.scripted import (
     AWAY,
     FREE,
@@ -42,9 +45,9 @@ def one_outage_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "FAILURES_TO_OPEN", 1)
 
 
-async def released(one: Replica, definition: object = FULL) -> dict[str, object]:
+async def released(one: Replica, definition: Saga[Any] = FULL) -> dict[str, Any]:
     """Begin a saga and wait until the replica has let go of it; its row."""
-    saga_id = await one.begin(definition)  # type: ignore[arg-type]
+    saga_id = await one.begin(definition)
     await one.left_memory(saga_id)
     return await one.row(saga_id)
 
@@ -132,10 +135,10 @@ async def test_when_a_participant_is_back_its_breaker_closes_and_who_waited_is_d
     assert ends == [State.COMPLETED] * 3
 
 
-async def until_due(one: Replica, saga_id: object) -> None:
+async def until_due(one: Replica, saga_id: UUID) -> None:
     """Wait until a saga was woken: it is due long before it would have looked by itself."""
     async with asyncio.timeout(20):
-        while (await one.row(saga_id))["due_seconds"] > 0:  # type: ignore[arg-type]  # noqa: ASYNC110
+        while (await one.row(saga_id))["due_seconds"] > 0:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
 
