@@ -193,7 +193,8 @@ class Journal(SagaLog):
         if not rows:
             raise KeyError(saga_id)
         events = await self._database.fetch(sql.GET_EVENTS, {"id": saga_id})
-        return saga_row(rows[0]), [event_of(row) for row in events]
+        # What another owner wrote between the two statements does not fit the row.
+        return saga_row(rows[0]), [event_of(row) for row in events[: rows[0]["seq"]]]
 
     @override
     async def standing(self, saga_id: UUID) -> Standing:

@@ -199,6 +199,23 @@ async def test_the_terminal_answer_is_kept_under_the_key(logs: Logs) -> None:
     assert await log.accept(acceptance("key")) == Accepted(wanted.saga_id, b"hash", b"answer", fresh=False)
 
 
+async def test_what_is_loaded_while_somebody_writes_fits_together(logs: Logs) -> None:
+    log, other = logs.of("one"), logs.of("two")
+    saga_id = await begun(log)
+
+    async def write() -> None:
+        for sequence in range(1, 41):
+            assert await log.write(entry(saga_id, sequence=sequence, attempts=sequence)) is Written.YES
+
+    writing, loaded = asyncio.create_task(write()), []
+    while not writing.done():
+        loaded.append(await other.load(saga_id))
+    await writing
+    for row, events in loaded:
+        assert len(events) == row.sequence == row.attempts + 1
+    assert len({row.sequence for row, _ in loaded}) > 1
+
+
 # --- the order lock ---
 
 

@@ -94,9 +94,10 @@ class MemoryJournal(SagaLog):
 
     @override
     async def load(self, saga_id: UUID) -> tuple[SagaRow, list[Event]]:
-        # Two statements there, two here: a write may come between them.
+        # Two statements there, two here: what is written between them does not fit the row.
         row = await self._link.ask(lambda: self.store.load_row(saga_id))
-        return row, await self._link.ask(lambda: self.store.load_events(saga_id))
+        events = await self._link.ask(lambda: self.store.load_events(saga_id))
+        return row, events[: row.sequence]
 
     @override
     async def standing(self, saga_id: UUID) -> Standing:
