@@ -38,12 +38,12 @@ def show_seed(seed: int, *, verbose: bool, as_json: bool) -> int:
     """Print what happened in one seed."""
     report = run_seed(seed)
     if as_json:
-        figures = {
+        told = {
             "seed": seed,
             "violations": report.violations,
             "branches": dict(sorted(report.counts.items())),
         }
-        print(json.dumps(figures, indent=2))  # noqa: T201 - it is what was asked for
+        print(json.dumps(told, indent=2))  # noqa: T201 - it is what was asked for
         return int(bool(report.violations))
     for moment, what, *details in report.trace:
         print(f"{moment:9.4f}  {what:<12} {' '.join(_shown(item, verbose=verbose) for item in details)}")  # noqa: T201
@@ -79,23 +79,10 @@ def show_range(first: int, end: int, jobs: int, *, as_json: bool) -> int:
                     console.print(f"seed {seed}: {violations[0]}")
     seconds = time.perf_counter() - started
     if as_json:
-        print(json.dumps(figures(total, seconds), indent=2))  # noqa: T201 - it is what was asked for
+        print(json.dumps(total.figures(seconds), indent=2))  # noqa: T201 - it is what was asked for
     else:
         show(total, seconds)
     return int(bool(total.failing))
-
-
-def figures(total: Summary, seconds: float) -> dict[str, Any]:
-    """The figures of a run, for programs."""
-    return {
-        "seeds": total.seeds,
-        "seconds": round(seconds, 1),
-        "seeds_per_second": round(total.seeds / seconds, 1),
-        "virtual_seconds": round(total.virtual_seconds),
-        "failing": {str(seed): found for seed, found in sorted(total.failing.items())},
-        "never_taken": total.never_taken,
-        "branches": dict(sorted(total.counts.items())),
-    }
 
 
 def show(total: Summary, seconds: float) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.simulation.branches import RARE_BRANCHES
 from tests.simulation.seeds import run_seed
@@ -35,6 +36,18 @@ class Summary:
         self.failing |= other.failing
         self.counts.update(other.counts)
         self.virtual_seconds += other.virtual_seconds
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        """The figures of a run that took so many seconds, for programs."""
+        return {
+            "seeds": self.seeds,
+            "seconds": round(seconds, 1),
+            "seeds_per_second": round(self.seeds / seconds, 1),
+            "virtual_seconds": round(self.virtual_seconds),
+            "failing": {str(seed): found for seed, found in sorted(self.failing.items())},
+            "never_taken": self.never_taken,
+            "branches": dict(sorted(self.counts.items())),
+        }
 
     @property
     def never_taken(self) -> list[str]:
