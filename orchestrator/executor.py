@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from chassis.barrier import BARRIER_HORIZON
+from chassis.crash_points import crash_point
 from chassis.errors import Fault, FaultKind
 from orchestrator import metrics
 from orchestrator.breaker import Breakers
@@ -125,6 +126,7 @@ class Executor:
         events = progress.begin()
         progress.sequence = len(events)
         run = self._remember(acceptance.saga_id, progress, definition.deadline.total_seconds())
+        crash_point("journal.before_accept")
         try:
             accepted = await self._journal.accept(
                 dataclasses.replace(
@@ -136,6 +138,7 @@ class Executor:
             # memory.
             self._forget(run)
             raise
+        crash_point("journal.after_accept")
         if accepted.fresh:
             metrics.started(definition.kind)()
             self._start(run)
@@ -152,7 +155,9 @@ class Executor:
         known = await self._when_full(acceptance)
         if known is not None:
             return known
+        crash_point("journal.before_accept_behind")
         accepted = await self._journal.accept_behind(acceptance)
+        crash_point("journal.after_accept_behind")
         if accepted.fresh:
             metrics.started(acceptance.kind)()
             if not accepted.waiting:
@@ -180,7 +185,9 @@ class Executor:
         The saga is taken over by one conditional write, and driven on here. The old owner's next write
         matches nothing, and the barrier absorbs its call in flight.
         """
+        crash_point("journal.before_command")
         epoch = await self._journal.command(command, owner=self._journal.replica)
+        crash_point("journal.after_command")
         if epoch is None:
             return False
         old = self._runs.get(command.saga_id)
