@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from chassis.crash_points import VARIABLE as CRASH_AT
-from tests.chaos.crash_targets import DO, FULFIL_ORDER, ORCHESTRATOR, PLACE_ORDER, Target
+from tests.chaos.crash_targets import DO, FULFIL_ORDER, ORCHESTRATOR, PLACE_ORDER, UNDO, Target
 from tests.chaos.findings import Findings
 from tests.chaos.replicas import DOOMED, HEALTHY, driven_by, start_replica, taken_over
 from tests.chaos.traffic import (
     STOCK,
     confirmed_orders,
+    order_that_is_cancelled_at_once,
     order_that_is_undone_late,
     order_until,
     request,
@@ -75,7 +76,7 @@ async def hit(market: Market, who: Customers, targets: Sequence[Target], finding
 async def _orders_to_work_on(market: Market, who: Customers, targets: Sequence[Target]) -> list[str]:
     """Confirmed orders for sagas that begin with one; made before anybody is doomed."""
     kind, number = targets[0].kind, REQUESTS_EACH * len(targets)
-    if kind == PLACE_ORDER:
+    if kind == PLACE_ORDER or targets[0].operation is UNDO:
         return []
     if kind != FULFIL_ORDER:
         return await confirmed_orders(who.quick, who.sku, number)
@@ -94,9 +95,12 @@ def _traffic(
     elif doomed[0].target.operation is DO:
         for _ in range(BUYERS):
             yield order_until(lambda: _all_dead(market, doomed), who.quick, who.sku)
-    else:
+    elif doomed[0].target.kind == PLACE_ORDER:
         for one in doomed:
             yield _late_orders(market, who, one)
+    else:
+        for one in doomed:
+            yield _orders_cancelled_at_once(market, who, one)
 
 
 async def _restart_healthy(market: Market, extra: Mapping[str, str]) -> None:
@@ -146,6 +150,14 @@ async def _late_orders(market: Market, who: Customers, one: Doomed) -> None:
         if _is_dead(market, one):
             return
     raise AssertionError(f"{MAX_LATE_ORDERS} orders were undone, and {one.target.crash_at} was not reached")
+
+
+async def _orders_cancelled_at_once(market: Market, who: Customers, one: Doomed) -> None:
+    for _ in range(MAX_LATE_ORDERS):
+        await order_that_is_cancelled_at_once(market, who.slow, who.sku, one.process)
+        if _is_dead(market, one):
+            return
+    raise AssertionError(f"{MAX_LATE_ORDERS} orders were cancelled, and {one.target.crash_at} not reached")
 
 
 async def _requests(market: Market, who: Customers, one: Doomed, orders: Sequence[str]) -> None:

@@ -11,14 +11,25 @@ from pathlib import Path
 from orchestrator.saga import Operation
 from orchestrator.sagas import DEFINITIONS
 
-SERVICES = Path(__file__).resolve().parents[2] / "services"
+ROOT = Path(__file__).resolve().parents[2]
 ORCHESTRATOR = "orchestrator"
 PLACE_ORDER = "place_order"
+CANCEL_ORDER = "cancel_order"
 FULFIL_ORDER = "fulfil_order"
-JOURNAL_POINTS = ("journal.before_write", "journal.after_write")
-JOURNAL_PASSAGES = range(1, 9)
 DO, UNDO = Operation.DO, Operation.UNDO
-# Which saga passes a service's own point, in which direction. A point that is not here fails the tests.
+# Which saga passes a journal's point, in which direction, and how many passages are hit. "Undone" is, of a
+# request, that its order is still being placed and is undone for it. A point that is not here fails a test.
+JOURNAL_POINTS: dict[str, tuple[str, Operation, int]] = {
+    "journal.before_write": (PLACE_ORDER, DO, 8),
+    "journal.after_write": (PLACE_ORDER, DO, 8),
+    "journal.before_accept": (PLACE_ORDER, DO, 2),
+    "journal.after_accept": (PLACE_ORDER, DO, 2),
+    "journal.before_accept_behind": (CANCEL_ORDER, DO, 1),
+    "journal.after_accept_behind": (CANCEL_ORDER, DO, 1),
+    "journal.before_command": (CANCEL_ORDER, UNDO, 1),
+    "journal.after_command": (CANCEL_ORDER, UNDO, 1),
+}
+# The same of the services' own points.
 SERVICE_POINTS = {
     "payments.charge.after_provider": (PLACE_ORDER, DO),
     "payments.charge.after_commit": (PLACE_ORDER, DO),
@@ -56,9 +67,9 @@ def all_targets() -> list[Target]:
 
 
 def _journal() -> Iterable[Target]:
-    for point in JOURNAL_POINTS:
-        for passage in JOURNAL_PASSAGES:
-            yield Target(ORCHESTRATOR, point, passage, PLACE_ORDER, DO)
+    for point, (kind, operation, passages) in JOURNAL_POINTS.items():
+        for passage in range(1, passages + 1):
+            yield Target(ORCHESTRATOR, point, passage, kind, operation)
 
 
 def _calls() -> Iterable[Target]:
@@ -73,15 +84,15 @@ def _calls() -> Iterable[Target]:
 
 def _services() -> Iterable[Target]:
     kinds = {kind for kind, _ in DEFINITIONS.sagas}
-    for point in service_points():
+    for point in points_in("services"):
         kind, operation = SERVICE_POINTS[point]
         if kind in kinds:
             yield Target(point.split(".")[0], point, 1, kind, operation)
 
 
-def service_points() -> list[str]:
-    """The names of the crash points in the services' code."""
-    code = "\n".join(path.read_text("utf-8") for path in sorted(SERVICES.rglob("*.py")))
+def points_in(folder: str) -> list[str]:
+    """The names of the crash points in the code below a folder; those of calls are made at run time."""
+    code = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / folder).rglob("*.py")))
     return re.findall(r"crash_point\(\s*\"([^\"]+)\"", code)
 
 

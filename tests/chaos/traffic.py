@@ -72,6 +72,23 @@ async def order_that_is_undone_late(
     return answer
 
 
+async def order_that_is_cancelled_at_once(
+    market: Market, shopper: Shopper, sku: str, first_to: str
+) -> Answer:
+    """Place an order, and ask the process `first_to` to cancel it while it is being paid.
+
+    It is undone for that; where it was confirmed meanwhile, it is cancelled by a saga of its own.
+    """
+    key = str(new_id())
+    async with asyncio.TaskGroup() as group:
+        placing = group.create_task(shopper.insist({sku: 1}, key=key, wait_seconds=WAIT_SECONDS))
+        _, order_id = await eventually(lambda: saga_with(market.suite, key, "payment", "do"))
+        await request(market.suite, "cancel_order", order_id, shopper.user_id, first_to)
+    answer = placing.result()
+    assert answer.status == 201 or answer.json["code"] == "CANCELLED", answer
+    return answer
+
+
 async def saga_with(suite: Suite, key: str, step: str, operation: str) -> tuple[str, ...]:
     """The saga of an idempotency key and its order, once a call of it is intended; empty before."""
     found = await rows(

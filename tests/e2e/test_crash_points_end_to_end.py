@@ -10,7 +10,7 @@ import pytest
 
 from chassis.clock import SystemClock
 from tests.chaos.crash_rounds import AT_ONCE, customers, hit
-from tests.chaos.crash_targets import SERVICE_POINTS, all_targets, batches, sample, service_points
+from tests.chaos.crash_targets import JOURNAL_POINTS, SERVICE_POINTS, all_targets, batches, points_in, sample
 from tests.chaos.findings import Findings
 from tests.chaos.traffic import REQUESTS
 from tests.conftest import ENVIRONMENT
@@ -21,8 +21,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 ROTATION = int(ENVIRONMENT.get("SAGACITY_TEST_ROTATION") or SystemClock().now().toordinal())
 
 
-def test_every_crash_point_of_the_services_has_traffic_that_comes_there() -> None:
-    assert set(service_points()) == set(SERVICE_POINTS)
+def test_every_crash_point_of_the_code_has_traffic_that_comes_there() -> None:
+    assert set(points_in("services")) == set(SERVICE_POINTS)
+    assert {*points_in("orchestrator"), *points_in("chassis")} == set(JOURNAL_POINTS)
+    assert points_in("gateway") == []
 
 
 def test_every_kind_of_saga_has_traffic() -> None:
