@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -62,12 +62,13 @@ _WRITE_KEY = statement(
 
 @dataclass(frozen=True)
 class Point:
-    """A saga as a process left it: its row, and its events so far."""
+    """A saga as a process left it: its row, its events so far, and ids of others that they name."""
 
     way: str
     saga_id: UUID
     row: Json
     events: tuple[Json, ...]
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[Json]:
@@ -86,12 +87,12 @@ class Point:
         ]
 
 
-async def read_point(database: Database, way: str, saga_id: UUID) -> Point:
+async def read_point(database: Database, way: str, saga_id: UUID, names: dict[str, str]) -> Point:
     """Read a saga as it stands now."""
     async with database.transaction() as tx:
         row = (await tx.fetch(_READ_SAGA, {"id": saga_id}))[0]
         events = await tx.fetch(_READ_EVENTS, {"id": saga_id})
-    return Point(way, saga_id, row, tuple(event for event in events if event["seq"] <= row["seq"]))
+    return Point(way, saga_id, row, tuple(event for event in events if event["seq"] <= row["seq"]), names)
 
 
 async def write_point(database: Database, point: Point, key: UUID) -> None:
@@ -108,6 +109,7 @@ def taken_up(point: Point, case: Case) -> Point:
     saga_id = new_id()
     names = {str(point.saga_id): str(saga_id)}
     names |= dict(_pairs(point.row["context"], _json(dataclasses.asdict(case.params))))
+    names |= dict(_pairs(point.names, case.names))
     row = json.loads(_renamed(json.dumps(point.row).encode(), names))
     events = tuple(
         {
@@ -155,7 +157,7 @@ def save(points: list[Point]) -> None:
     """Write the file of a version; points of one way follow each other, and the last has all events."""
     ways: dict[str, Json] = {}
     for point in points:
-        way = ways.setdefault(point.way, {"saga_id": str(point.saga_id), "points": [], "events": []})
+        way = ways.setdefault(point.way, {"saga_id": str(point.saga_id), "names": point.names, "points": []})
         way["points"].append(point.row)
         way["events"] = [{**event, **_encoded(event)} for event in point.events]
     row = points[0].row
@@ -172,6 +174,7 @@ def load(kind: str, version: int) -> list[Point]:
             UUID(way["saga_id"]),
             row,
             tuple(_decoded(event) for event in way["events"] if event["seq"] <= row["seq"]),
+            way.get("names", {}),
         )
         for name, way in content["ways"].items()
         for row in way["points"]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 DO, UNDO = Operation.DO, Operation.UNDO
 ORDERS = sorted(set(permutations((DO, DO, UNDO, UNDO))))
 PATIENCE_SECONDS = 20.0
-ROUNDS_AT_ONCE = 5
+ROUNDS_AT_ONCE = 3
 # The refusal is said to be recorded, so that the unwinding leaves the step alone: its own calls must do.
 UNDONE = Fault(FaultKind.FAILED_PRECONDITION, "INJECTED", "undone", recorded=True, domain="sagacity.test")
 STEPS = [

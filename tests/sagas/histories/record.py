@@ -68,6 +68,7 @@ class Recorder(Troubled):
 
     journal: Database | None = None
     way: str = ""
+    names: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     stays_at: Half | None = None
     stays: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,7 +77,7 @@ class Recorder(Troubled):
         """Write down the only saga that has not ended."""
         assert self.journal is not None
         (row,) = await self.journal.fetch(_OPEN, {})
-        point = await read_point(self.journal, self.way, row["id"])
+        point = await read_point(self.journal, self.way, row["id"], self.names)
         if point.row not in [known.row for known in self.points]:
             self.points.append(point)
         return point.saga_id
@@ -98,6 +99,7 @@ async def record(engine: Engine, definition: Saga[Any], way: Way) -> list[Point]
         definition,
         journal=engine.database,
         way=way.name,
+        names=case.names,
         stays_at=way.paused_at,
     )
     for half, trouble in way.troubles.items():
