@@ -22,6 +22,7 @@ from chassis.ids import new_id
 from deploy.local.suite import Suite
 from sagacity.orders.v1 import orders_pb2
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
+from tests.chaos.effects import check_effect
 from tests.chaos.replicas import HEALTHY, give_to
 from tests.e2e.books import rows
 from tests.e2e.eventually import eventually
@@ -157,13 +158,14 @@ async def confirmed_orders(shopper: Shopper, sku: str, number: int) -> list[str]
 
 
 async def request(suite: Suite, kind: str, order_id: str, user_id: str, first_to: str) -> None:
-    """Send a request about an order, first to the process `first_to`, and insist until it is done."""
+    """Send a request about an order, first to the process `first_to`, and insist until it is done: once."""
     key = str(new_id())
     ask_next = [first_to]
     async with asyncio.timeout(INSIST_SECONDS):
         while not await _is_done(suite, kind, _message(kind, order_id, key), user_id, ask_next[-1]):
             ask_next.append(HEALTHY[len(ask_next) % len(HEALTHY)])
             await asyncio.sleep(PAUSE_SECONDS)
+    await check_effect(suite, kind, order_id)
 
 
 def _message(kind: str, order_id: str, key: str) -> Message:
