@@ -111,7 +111,7 @@ async def test_two_writers_share_what_waits_and_no_item_is_written_twice() -> No
         under_way += 1
         most = max(most, under_way)
         batches.append(list(items))
-        if most < 2:
+        if items[0] and most < 2:
             await gate.wait()
         gate.set()
         under_way -= 1
@@ -119,10 +119,10 @@ async def test_two_writers_share_what_waits_and_no_item_is_written_twice() -> No
 
     batcher: Batcher[int, int] = Batcher(write, writers=2)
     task = asyncio.create_task(batcher.run())
-    while batcher._idle < 2:
-        await asyncio.sleep(0)
-    answers = [asyncio.create_task(batcher.submit(item)) for item in range(10)]
-    assert await asyncio.gather(*answers) == [item * 10 for item in range(10)]
+    assert await batcher.submit(0) == 0  # both writers are there now
+    gate.clear()
+    answers = [asyncio.create_task(batcher.submit(item)) for item in range(1, 10)]
+    assert await asyncio.gather(*answers) == [item * 10 for item in range(1, 10)]
     assert most == 2
     assert sorted(item for batch in batches for item in batch) == list(range(10))
     task.cancel()
