@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -114,9 +115,11 @@ class Troubled(Participants):
         if how == "twice at once":
             both = [self._send(half, action, request, timeout_seconds) for _ in range(2)]
             return _first(await asyncio.gather(*both, return_exceptions=True))
-        reply = await self._send(half, action, request, timeout_seconds)
         if how == "lose reply":
+            with suppress(Fault):
+                await self._send(half, action, request, timeout_seconds)
             raise LOST
+        reply = await self._send(half, action, request, timeout_seconds)
         return await self._send(half, action, request, timeout_seconds) if how == "twice" else reply
 
     async def _send(self, half: Half, action: Action, request: bytes, timeout_seconds: float) -> bytes:
