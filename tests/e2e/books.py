@@ -37,8 +37,11 @@ class Books:
     """Everything that can be compared; ids are text."""
 
     orders: dict[str, Row]
+    refunds: dict[str, Row]  # those that orders have on record
+    refunds_made: dict[str, int]  # minor units, as the payments context has them
     sagas: dict[str, Row]
-    order_of_key: dict[tuple[str, str], str]  # (user, idempotency key) → order
+    order_of_key: dict[tuple[str, str], str]  # (user, idempotency key) → order that was placed with it
+    saga_of_request: dict[tuple[str, str, str], str]  # (user, RPC, idempotency key) → saga
     reservations: dict[str, Row]  # by order
     payments: defaultdict[str, list[str]]  # order → its payments
     provider_totals: defaultdict[str, Counter[str]]  # payment → kind → minor units, as the provider has it
@@ -71,19 +74,29 @@ async def read_books(suite: Suite) -> Books:
     """Read everything; the databases one after the other, so look while nothing is under way."""
     orders = await rows(
         suite.dsn("orders"),
-        """SELECT id::text, saga_id::text, user_id::text, state, total_minor, currency_code, (
+        """SELECT id::text, saga_id::text, user_id::text, state, total_minor, refunded_minor, currency_code, (
                SELECT jsonb_object_agg(item ->> 'sku', item -> 'quantity')
                FROM jsonb_array_elements(items) AS item
            ) AS items FROM orders""",
     )
+    refunds = await rows(
+        suite.dsn("orders"),
+        """SELECT id::text, order_id::text, saga_id::text, amount_minor, (
+               SELECT coalesce(jsonb_object_agg(line ->> 'sku', line -> 'quantity'), '{}')
+               FROM jsonb_array_elements(lines) AS line
+           ) AS units FROM order_refund""",
+    )
+    refunds_made = "SELECT id::text, amount_minor FROM refund WHERE state = 'DONE'"
     sagas = await rows(
         suite.dsn("sagas"),
-        """SELECT saga.id::text, saga.key::text, state, epoch, caller, idempotency.key AS idempotency_key
+        """SELECT saga.id::text, kind, saga.key::text, state, epoch, caller, rpc,
+               idempotency.key AS idempotency_key
            FROM saga LEFT JOIN idempotency ON saga_id = saga.id""",
     )
     reservations = await rows(
         suite.dsn("inventory"),
-        """SELECT order_id::text, state, jsonb_object_agg(sku, quantity) AS lines
+        """SELECT order_id::text, state, jsonb_object_agg(sku, quantity) AS lines,
+               jsonb_object_agg(sku, returned) AS returned
            FROM reservation JOIN reservation_line ON reservation_id = id GROUP BY id""",
     )
     payments: defaultdict[str, list[str]] = defaultdict(list)
@@ -95,8 +108,17 @@ async def read_books(suite: Suite) -> Books:
         totals[row["payment_id"]][row["kind"]] += row["amount_minor"]
     return Books(
         orders={row["id"]: row for row in orders},
+        refunds={row["id"]: row for row in refunds},
+        refunds_made={
+            row["id"]: row["amount_minor"] for row in await rows(suite.dsn("payments"), refunds_made)
+        },
         sagas={row["id"]: row for row in sagas},
-        order_of_key={(row["caller"], row["idempotency_key"]): row["key"] for row in sagas if row["caller"]},
+        order_of_key={
+            (row["caller"], row["idempotency_key"]): row["key"] for row in sagas if row["rpc"] == "PlaceOrder"
+        },
+        saga_of_request={
+            (row["caller"], row["rpc"], row["idempotency_key"]): row["id"] for row in sagas if row["rpc"]
+        },
         reservations={row["order_id"]: row for row in reservations},
         payments=payments,
         provider_totals=totals,
@@ -122,7 +144,11 @@ async def _facts(suite: Suite) -> dict[tuple[str, str], int]:
         "inventory": """
             SELECT id::text, sequence AS last FROM reservation UNION ALL SELECT sku, sequence FROM product""",
         "payments": "SELECT id::text, sequence AS last FROM payment WHERE sequence > 0",
-        "orders": "SELECT order_id::text AS id, max(sequence) AS last FROM order_history GROUP BY order_id",
+        "orders": """
+            SELECT order_id::text AS id, max(sequence) AS last FROM (
+                SELECT order_id, sequence FROM order_history
+                UNION ALL SELECT order_id, sequence FROM order_refund
+            ) fact GROUP BY order_id""",
     }
     return {
         (f"sagacity.{database}.v1", row["id"]): row["last"]

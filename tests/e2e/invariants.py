@@ -17,7 +17,8 @@ from tests.e2e.eventually import eventually
 from tests.e2e.queries import QUERIES
 from tests.e2e.shoppers import Journal, Outcome
 
-SOLD = {"CONFIRMED", "SHIPPED", "DELIVERED"}
+SENT = {"SHIPPED", "DELIVERED"}
+SOLD = {"CONFIRMED", *SENT}
 UNDONE = {"REJECTED", "CANCELLED"}
 MAX_SHOWN = 20
 
@@ -43,7 +44,8 @@ async def prove_everything(suite: Suite, journal: Journal) -> None:
 async def unsettled(suite: Suite) -> list[str]:
     """Return what only time can end: open sagas, unpublished events, events that no consumer has applied."""
     under_way = await select(
-        suite.dsn("sagas"), "SELECT 'saga ' || id FROM saga WHERE state IN ('RUNNING', 'COMPENSATING')"
+        suite.dsn("sagas"),
+        "SELECT 'saga ' || id FROM saga WHERE state IN ('RUNNING', 'COMPENSATING', 'WAITING')",
     )
     for database in ("orders", "inventory", "payments", "users"):
         under_way += await select(suite.dsn(database), "SELECT type || ' ' || aggregateid FROM outbox")
@@ -68,10 +70,12 @@ async def broken_invariants(suite: Suite, journal: Journal) -> list[Broken]:
     shared_broker = isinstance(suite.broker, ForeignBroker)
     for found in (
         _orders_and_their_sagas(books),
+        _refunds(books),
         _money(books),
         _stock(books),
         _tombstones(books),
         _clients(books, journal),
+        _requests(books, journal),
         _events(books, shared_broker=shared_broker),
         _statistics(books),
     ):
@@ -81,14 +85,40 @@ async def broken_invariants(suite: Suite, journal: Journal) -> list[Broken]:
 
 def _orders_and_their_sagas(books: Books) -> Iterator[Broken]:
     by_saga = {order["saga_id"]: order for order in books.orders.values()}
+    done: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for saga_id, saga in books.sagas.items():
-        state = by_saga.get(saga_id, {}).get("state")
-        ends = {"COMPLETED": SOLD | {"CANCELLED"}, "COMPENSATED": {"REJECTED"}}
-        if state not in ends.get(saga["state"], {"PENDING", None}):
-            yield Broken("I5", f"saga {saga_id} is {saga['state']}, its order {state}")
+        done[saga["key"]][saga["kind"]] += saga["state"] == "COMPLETED"
+        if saga["kind"] == "place_order":
+            state = by_saga.get(saga_id, {}).get("state")
+            ends = {"COMPLETED": SOLD | {"CANCELLED"}, "COMPENSATED": {"REJECTED"}}
+            if state not in ends.get(saga["state"], {"PENDING", None}):
+                yield Broken("I5", f"saga {saga_id} is {saga['state']}, its order {state}")
     for order_id, order in books.orders.items():
         if books.sagas.get(order["saga_id"], {}).get("key") != order_id:
             yield Broken("I3", f"order {order_id} is not its saga's")
+        expected = {"cancel_order": order["state"] == "CANCELLED", "fulfil_order": order["state"] in SENT}
+        for kind, times in expected.items():
+            if done[order_id][kind] != times:
+                yield Broken(
+                    "I5", f"order {order_id} is {order['state']}: {kind}, {done[order_id][kind]} done"
+                )
+
+
+def _refunds(books: Books) -> Iterator[Broken]:
+    done = {
+        saga_id
+        for saga_id, saga in books.sagas.items()
+        if (saga["kind"], saga["state"]) == ("refund_order", "COMPLETED")
+    }
+    recorded = Counter(refund["saga_id"] for refund in books.refunds.values())
+    for saga_id in done ^ recorded.keys():
+        yield Broken("I5", f"saga {saga_id}: done, or a refund of it on record, but not both")
+    for refund_id in books.refunds.keys() | books.refunds_made.keys():
+        refund = books.refunds.get(refund_id, {})
+        if refund.get("amount_minor") != books.refunds_made.get(refund_id):
+            yield Broken("I6", f"refund {refund_id}: {refund}, {books.refunds_made.get(refund_id)} was made")
+        if refund and books.sagas.get(refund["saga_id"], {}).get("key") != refund["order_id"]:
+            yield Broken("I3", f"refund {refund_id} is not of its saga's order")
 
 
 def _money(books: Books) -> Iterator[Broken]:
@@ -96,21 +126,33 @@ def _money(books: Books) -> Iterator[Broken]:
         money = books.money(order_id)
         net = money["CAPTURE"] - money["REFUND"]
         held = money["AUTHORIZATION"] - money["VOID"] - money["CAPTURE"]
-        if order["state"] in SOLD and (net, held) != (order["total_minor"], 0):
-            yield Broken("I6", f"order {order_id} of {order['total_minor']}: {net} charged, {held} held")
+        if order["state"] in SOLD:
+            due = order["total_minor"] - order["refunded_minor"]
+            # What is only authorised may be so until it is on its way.
+            ways = {(due, 0)} if order["state"] in SENT else {(due, 0), (0, due)}
+            if (net, held) not in ways:
+                yield Broken("I6", f"order {order_id}: {due} due, {net} charged, {held} held")
         if order["state"] in UNDONE and (net, held) != (0, 0):
             yield Broken("I7", f"order {order_id} is undone: {net} charged, {held} held")
 
 
 def _stock(books: Books) -> Iterator[Broken]:
+    refunded: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for refund in books.refunds.values():
+        refunded[refund["order_id"]].update(refund["units"])
     for order_id, order in books.orders.items():
-        reservation = books.reservations.get(order_id, {"state": None, "lines": None})
-        if order["state"] in SOLD and reservation["state"] != "COMMITTED":
+        reservation = books.reservations.get(order_id, {"state": None, "lines": None, "returned": {}})
+        if order["state"] in SOLD and reservation["state"] not in {"COMMITTED", "RETURNED"}:
             yield Broken("I6", f"order {order_id} is sold, its stock {reservation['state']}")
         if order["state"] in UNDONE and reservation["state"] in {"HELD", "COMMITTED"}:
             yield Broken("I7", f"order {order_id} is undone, its stock {reservation['state']}")
         if reservation["lines"] not in (None, order["items"]):
             yield Broken("I14", f"order {order_id}: ordered {order['items']}, held {reservation['lines']}")
+        # Units come back only with a refund that was for them.
+        if any(units > refunded[order_id][sku] for sku, units in reservation["returned"].items()):
+            yield Broken(
+                "I6", f"order {order_id}: {reservation['returned']} came back for {dict(refunded[order_id])}"
+            )
     for order_id in (books.reservations.keys() | books.payments.keys()) - books.orders.keys():
         yield Broken("I3", f"stock or money of order {order_id}, which does not exist")
 
@@ -147,6 +189,31 @@ def _clients(books: Books, journal: Journal) -> Iterator[Broken]:
     for order_id, order in books.orders.items():
         if order["user_id"] in journal.users and key_of_order.get(order_id) not in wanted:
             yield Broken("I3", f"order {order_id}, which no client asked for")
+
+
+def _requests(books: Books, journal: Journal) -> Iterator[Broken]:
+    told = {
+        "CancelOrder": {"CANCELLED", "REJECTED"},
+        "RefundOrder": SOLD | {"CANCELLED"},
+        "FulfilOrder": SENT,
+    }
+    for request in journal.requests:
+        name = f"{request.rpc} with key {request.key} of {request.user_id}"
+        saga_id = books.saga_of_request.get((request.user_id, request.rpc, request.key))
+        saga = books.sagas.get(saga_id or "", {"key": request.order_id, "state": None})
+        state = books.orders.get(request.order_id, {}).get("state")
+        if saga["key"] != request.order_id:
+            yield Broken("I2", f"{name}: of order {request.order_id}, the key has {saga['key']}")
+        for answer in request.answers:
+            if answer.outcome is Outcome.OK and saga_id is None:
+                yield Broken("I1", f"{name}: acknowledged, and there is no saga")
+            if answer.status == 200 and state not in told[request.rpc]:
+                yield Broken("P5", f"{name}: answered with 200, the order is {state}")
+            if answer.status == 409 and answer.order_id and saga["state"] != "COMPENSATED":
+                yield Broken("P5", f"{name}: refused, its saga is {saga['state']}")
+            refunds = answer.json["refunds"] if answer.status == 200 else ()
+            for lost in {refund["id"] for refund in refunds} - books.refunds.keys():
+                yield Broken("I1", f"{name}: told of refund {lost}, which is not on record")
 
 
 def _events(books: Books, *, shared_broker: bool) -> Iterator[Broken]:

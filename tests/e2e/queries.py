@@ -11,11 +11,17 @@ QUERIES: dict[str, dict[str, str]] = {
             SELECT id FROM orders WHERE subtotal_minor <> (
                 SELECT sum((line ->> 'quantity')::bigint * (line ->> 'unit_price_minor')::bigint)
                 FROM jsonb_array_elements(lines) AS line)""",
+        "I8": """
+            SELECT id FROM orders WHERE refunded_minor > coalesce(total_minor, 0) OR refunded_minor <> (
+                SELECT coalesce(sum(amount_minor), 0) FROM order_refund WHERE order_id = orders.id)""",
         "I19": """
             SELECT coalesce(o.id, h.order_id) FROM orders o FULL JOIN (
                 SELECT order_id, count(*) AS facts, min(sequence) AS first, max(sequence) AS last,
-                    (array_agg(state ORDER BY sequence DESC))[1] AS state
-                FROM order_history GROUP BY order_id) h ON h.order_id = o.id
+                    (array_agg(state ORDER BY sequence DESC) FILTER (WHERE state IS NOT NULL))[1] AS state
+                FROM (
+                    SELECT order_id, sequence, state FROM order_history
+                    UNION ALL SELECT order_id, sequence, NULL FROM order_refund
+                ) fact GROUP BY order_id) h ON h.order_id = o.id
             WHERE (h.first, h.last, h.facts, h.state)
                 IS DISTINCT FROM (1, o.sequence, o.sequence, o.state)""",
     },
@@ -30,9 +36,10 @@ QUERIES: dict[str, dict[str, str]] = {
         "I13": """
             SELECT sku FROM stock WHERE
                 (SELECT coalesce(sum(delta), 0) FROM stock_movement m WHERE m.sku = stock.sku) <> on_hand + (
-                SELECT coalesce(sum(quantity), 0)
+                SELECT coalesce(sum(
+                    CASE WHEN state IN ('COMMITTED', 'RETURNED') THEN quantity ELSE returned END), 0)
                 FROM reservation_line l JOIN reservation r ON r.id = reservation_id
-                WHERE l.sku = stock.sku AND state = 'COMMITTED')""",
+                WHERE l.sku = stock.sku)""",
         "I14": """
             SELECT concat_ws(' ', order_id, sku)
             FROM reservation r JOIN reservation_line ON r.id = reservation_id
@@ -42,6 +49,7 @@ QUERIES: dict[str, dict[str, str]] = {
     },
     "payments": {
         **_BARRIER,
+        "I24": "SELECT id FROM refund WHERE state = 'PENDING'",
         "I8": """
             SELECT payment_id FROM payment p JOIN (
                 SELECT payment_id,

@@ -6,6 +6,7 @@ A request without an answer, or with a 5xx, is unknown: it may have been accepte
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -35,7 +36,7 @@ Cart = Mapping[str, int]  # SKU → quantity
 class Outcome(StrEnum):
     """What a client knows of one of its requests."""
 
-    OK = "ok"  # accepted: 201, or 202 with the order's id
+    OK = "ok"  # done: 200, 201; or accepted: 202, with the order's id
     FAILED = "failed"  # refused
     UNKNOWN = "unknown"
 
@@ -50,7 +51,7 @@ class Answer:
     @property
     def outcome(self) -> Outcome:
         """What the client knows now."""
-        if self.status in {201, 202}:
+        if self.status in {200, 201, 202}:
             return Outcome.OK
         return Outcome.UNKNOWN if self.status == NO_ANSWER or self.status >= 500 else Outcome.FAILED
 
@@ -89,11 +90,27 @@ class Intent:
 
 
 @dataclass
+class Request:
+    """What a client wants of an order that exists, written down before it is sent, with every answer to it.
+
+    `rpc` is the orchestrator's: CancelOrder, RefundOrder or FulfilOrder.
+    """
+
+    user_id: str
+    rpc: str
+    key: str
+    order_id: str
+    body: Json
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass
 class Journal:
     """What all clients of one suite asked for."""
 
     intents: list[Intent] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
+    requests: list[Request] = field(default_factory=list)
 
     def write(self, user_id: str, key: str, body: Json) -> Intent:
         """Write an intent down, or find the one that the key has already with the same body."""
@@ -104,48 +121,112 @@ class Journal:
         self.intents.append(intent)
         return intent
 
+    def write_request(self, wanted: Request) -> Request:
+        """Write a request down, or find the one that the key has already with the same content."""
+        for known in self.requests:
+            if dataclasses.replace(known, answers=[]) == wanted:
+                return known
+        self.requests.append(wanted)
+        return wanted
 
-class Shopper:
-    """One customer with an address and a payment method."""
+
+class Client:
+    """Somebody with an account, who writes down what they ask of orders."""
 
     def __init__(self, client: httpx2.AsyncClient, journal: Journal) -> None:
         self._client = client
         self._journal = journal
         self.user_id = ""
-        self._address_id = ""
-        self._method_id = ""
 
-    async def settle_in(self, token: str) -> None:
-        """Register, log in, add an address and the payment method behind the provider's `token`."""
-        login = {"email": f"{new_id()}@example.com", "password": PASSWORD}
-        self.user_id = (await self._made("/users", {**login, "display_name": "Grace"}))["id"]
+    async def log_in(self, login: Json) -> None:
+        """Send every later request as this user."""
         session = await self._made("/sessions", login)
         self._client.headers["Authorization"] = f"Bearer {session['access_token']}"
-        self._address_id = (await self._made("/users/me/addresses", ADDRESS))["id"]
-        method = await self._made("/users/me/payment-methods", {"provider_token": token})
-        self._method_id = method["id"]
-        self._journal.users.add(self.user_id)
+        self.user_id = session["user"]["id"]
 
     async def _made(self, path: str, body: Json) -> Json:
         answer = await self._client.post(path, json=body, headers={"Idempotency-Key": str(new_id())})
         assert answer.is_success, answer.text
         return dict(answer.json())
 
-    async def place(self, cart: Cart, *, key: str | None = None, wait_seconds: int = 20) -> Answer:
+    async def get(self, path: str) -> Json:
+        """Read `path` below /api/v1."""
+        answer = await self._client.get(path)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def cancel(
+        self, order_id: str, *, key: str = "", reason: str = "ordered twice", wait_seconds: int = 20
+    ) -> Answer:
+        """Cancel an order, once."""
+        wanted = Request(self.user_id, "CancelOrder", key or str(new_id()), order_id, {"reason": reason})
+        return await self._ask(wanted, "cancellation", wait_seconds)
+
+    async def refund(self, order_id: str, *, key: str = "", wait_seconds: int = 20, **what: Any) -> Answer:
+        """Refund `lines`, an `amount`, or all that is left of an order, once."""
+        body = {"reason": "broken", **what}
+        wanted = Request(self.user_id, "RefundOrder", key or str(new_id()), order_id, body)
+        return await self._ask(wanted, "refunds", wait_seconds)
+
+    async def ship(self, order_id: str, *, key: str = "", wait_seconds: int = 20) -> Answer:
+        """Ship an order, once."""
+        body = {"carrier": "DHL", "tracking_number": "42"}
+        wanted = Request(self.user_id, "FulfilOrder", key or str(new_id()), order_id, body)
+        return await self._ask(wanted, "shipment", wait_seconds)
+
+    async def _ask(self, wanted: Request, what: str, wait_seconds: int) -> Answer:
+        request = self._journal.write_request(wanted)
+        path = f"/orders/{request.order_id}/{what}"
+        answer = await self._send(path, request.body, request.key, wait_seconds)
+        request.answers.append(answer)
+        return answer
+
+    async def _send(self, path: str, body: Json, key: str, wait_seconds: int) -> Answer:
+        headers = {"Idempotency-Key": key, "Prefer": f"wait={wait_seconds}"}
+        try:
+            response = await self._client.post(path, json=body, headers=headers)
+        except httpx2.TransportError:
+            return Answer(NO_ANSWER)
+        return Answer(response.status_code, response.content)
+
+
+class Shopper(Client):
+    """One customer with an address and a payment method."""
+
+    def __init__(self, client: httpx2.AsyncClient, journal: Journal) -> None:
+        super().__init__(client, journal)
+        self._address_id = ""
+        self._method_id = ""
+
+    async def settle_in(self, token: str) -> None:
+        """Register, log in, add an address and the payment method behind the provider's `token`."""
+        login = {"email": f"{new_id()}@example.com", "password": PASSWORD}
+        await self._made("/users", {**login, "display_name": "Grace"})
+        await self.log_in(login)
+        self._address_id = (await self._made("/users/me/addresses", ADDRESS))["id"]
+        method = await self._made("/users/me/payment-methods", {"provider_token": token})
+        self._method_id = method["id"]
+        self._journal.users.add(self.user_id)
+
+    async def place(
+        self,
+        cart: Cart,
+        *,
+        key: str | None = None,
+        wait_seconds: int = 20,
+        expected_total_minor: int | None = None,
+    ) -> Answer:
         """Send an order once; the intent is in the journal before, the answer after."""
-        body = {
+        body: Json = {
             "items": [{"sku": sku, "quantity": quantity} for sku, quantity in cart.items()],
             "currency": CURRENCY,
             "address_id": self._address_id,
             "payment_method_id": self._method_id,
         }
+        if expected_total_minor is not None:
+            body["expected_total"] = {"currency": CURRENCY, "amount_minor": expected_total_minor}
         intent = self._journal.write(self.user_id, key or str(new_id()), body)
-        headers = {"Idempotency-Key": intent.key, "Prefer": f"wait={wait_seconds}"}
-        try:
-            response = await self._client.post("/orders", json=body, headers=headers)
-            answer = Answer(response.status_code, response.content)
-        except httpx2.TransportError:
-            answer = Answer(NO_ANSWER)
+        answer = await self._send("/orders", body, intent.key, wait_seconds)
         intent.answers.append(answer)
         return answer
 
@@ -157,12 +238,6 @@ class Shopper:
                 if answer.status != 202 and answer.outcome is not Outcome.UNKNOWN:
                     return answer
                 await asyncio.sleep(PAUSE_SECONDS)
-
-    async def get(self, path: str) -> Json:
-        """Read `path` below /api/v1."""
-        answer = await self._client.get(path)
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
 
 
 class Market:
@@ -181,12 +256,21 @@ class Market:
 
     async def shopper(self, token: str = "tok_success") -> Shopper:  # noqa: S107 - a test token
         """Return a new customer who pays with the provider's test `token`."""
+        shopper = Shopper(await self._client(), self.journal)
+        await shopper.settle_in(token)
+        return shopper
+
+    async def clerk(self) -> Client:
+        """Return one of the staff: the admin."""
+        clerk = Client(await self._client(), self.journal)
+        await clerk.log_in({"email": ADMIN_EMAIL, "password": self.suite.password("admin")})
+        return clerk
+
+    async def _client(self) -> httpx2.AsyncClient:
         client = httpx2.AsyncClient(
             base_url=f"{self.suite.gateway_url}/api/v1", timeout=ANSWER_SECONDS, trust_env=False
         )
-        shopper = Shopper(await self._stack.enter_async_context(client), self.journal)
-        await shopper.settle_in(token)
-        return shopper
+        return await self._stack.enter_async_context(client)
 
     async def product(self, stock: int) -> str:
         """Return the SKU of a new product with so many units, of `PRICE_MINOR` each."""
