@@ -107,7 +107,8 @@ class PostgresBarrier(Barrier):
 class SimulatedBarrier(Barrier):
     """The barrier of the simulated participants."""
 
-    def __init__(self) -> None:
+    def __init__(self, unrecorded: frozenset[str]) -> None:
+        self._unrecorded = unrecorded
         self._world = World(lambda _branch: None)
         self._effects: dict[UUID, list[str]] = {}
 
@@ -129,7 +130,8 @@ class SimulatedBarrier(Barrier):
                 return "started"
             if undo:
                 return self._world.undo(identity, refusal=refusal, effect=effect).decode()
-            return self._world.do(identity, request, refusal=refusal, effect=effect).decode()
+            records = step not in self._unrecorded
+            return self._world.do(identity, request, refusal=refusal, effect=effect, records=records).decode()
         except Fault as fault:
             return f"{fault.kind} {fault.reason} {fault.recorded}"
 

@@ -1,15 +1,10 @@
 """The rare branches that a run has to take to prove anything; the keys are those of the counts."""
 
-from tests.simulation.definitions import UNDOABLE
+from tests.simulation.definitions import SAGAS, UNDOABLE
 
 RARE_BRANCHES = (
     *(f"undo of {name}" for name in UNDOABLE),
-    *(
-        f"{kind} {state}"
-        for kind in ("place_order", "ship", "cancel")
-        for state in ("COMPLETED", "COMPENSATED")
-    ),
-    *(f"{kind} PARKED" for kind in ("place_order", "ship", "cancel")),
+    *(f"{kind} {state}" for kind in SAGAS for state in ("COMPLETED", "COMPENSATED", "PARKED")),
     # fences and leases
     "fence refusal",
     "landed",

@@ -15,8 +15,9 @@ from chassis.errors import Fault, FaultKind
 from chassis.postgres import unavailable
 from orchestrator.calling import Participants
 from orchestrator.saga import Action
+from tests.simulation.domain import LONG, RPCS, identity_of
 from tests.simulation.memory_journal import Link
-from tests.simulation.participants import LONG, RPCS, World, identity_of
+from tests.simulation.participants import World
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -163,7 +164,7 @@ class Arrived:
         self.request = request
         self.future = future
         self.message: Any = RPCS[action.method][0].FromString(request)
-        self.identity = identity_of(action.method, self.message)
+        self.identity = identity_of(self.message)
 
 
 class Network:
@@ -261,7 +262,8 @@ class Network:
                 return effect(self._world)
             if identity.undo:
                 return self._world.undo(identity, refusal=refusal, effect=effect)
-            return self._world.do(identity, call.request, refusal=refusal, effect=effect)
+            records = not self._simulation.is_after_pivot(identity)
+            return self._world.do(identity, call.request, refusal=refusal, effect=effect, records=records)
         except Fault as fault:
             made = Fault.from_json(fault.to_json(), recorded=fault.recorded)
             made.domain = f"sagacity.{call.action.participant}"

@@ -12,9 +12,14 @@ from uuid import UUID
 from chassis.errors import Fault
 from orchestrator.entries import TERMINAL_STATES, State, Verb
 from orchestrator.operations import Request
+from orchestrator.saga import Saga
 from orchestrator.saga_log import Acceptance, Accepted
+from orchestrator.sagas.cancel_order import CancelOrder
+from orchestrator.sagas.fulfil_order import FulfilOrder
 from orchestrator.sagas.place_order import PlaceOrder
-from tests.simulation.definitions import CANCEL, PLACE, SHIP, AboutOrder
+from orchestrator.sagas.refund_order import RefundOrder
+from tests.simulation.definitions import CANCEL, FULFIL, PLACE, REFUND, SHIP, SKIPPABLE, VOID, Ship
+from tests.simulation.domain import SKU
 from tests.simulation.network import PARTICIPANTS
 from tests.simulation.simulation import LEASE_SECONDS, Replica, Simulation
 
@@ -85,7 +90,7 @@ class People:
             order_id="",
             reservation_id="",
             payment_id="",
-            items=[("MUG", quantity)],
+            items=[(SKU, quantity)],
             currency_code="EUR",
             address_id="address",
             payment_method_id="card",
@@ -109,8 +114,7 @@ class People:
     async def _follow(self, name: str, order_id: str) -> None:
         """Ship or cancel an order; the saga waits for those before it."""
         await asyncio.sleep(self._chance.choice((0.0, 0.1, 1.0, 3.0)))
-        definition = self._chance.choice((SHIP, CANCEL))
-        params = AboutOrder(order_id)
+        definition, params = self._request(order_id)
 
         def make(replica: Replica) -> Coroutine[Any, Any, Accepted]:
             acceptance = self._acceptance(definition, params, name, UUID(order_id), replica)
@@ -120,6 +124,25 @@ class People:
         if accepted is not None:
             self._acknowledge(definition.kind, name, accepted)
             await self._ask_again(make, accepted.saga_id)
+
+    def _request(self, order_id: str) -> tuple[Saga[Any], Any]:
+        """What somebody asks of an order that is there."""
+        definition = self._chance.choice((SHIP, SHIP, VOID, CANCEL, REFUND, FULFIL))
+        if definition is SHIP:
+            return definition, Ship(order_id)
+        if definition is REFUND:
+            return definition, RefundOrder(
+                order_id=order_id,
+                refund_id=str(self._simulation.new_id()),
+                reason="broken",
+                lines=self._chance.choice(([], [(SKU, 1)])),
+                amount_minor=None,
+                currency_code="EUR",
+                restock=self._chance.random() < 0.7,
+            )
+        if definition is FULFIL:
+            return definition, FulfilOrder(order_id, carrier="Post", tracking_number="1")
+        return definition, CancelOrder(order_id, user_id="", reason="changed my mind")
 
     def _acceptance(self, definition: Any, params: Any, name: str, key: UUID, replica: Replica) -> Acceptance:
         return Acceptance(
@@ -175,7 +198,8 @@ class People:
         if not replicas:
             return
         replica = self._chance.choice(replicas)
-        step = "told" if verb is Verb.SKIP else ""
+        kind = simulation.store.sagas[saga_id].kind
+        step = SKIPPABLE.get(kind, "") if verb is Verb.SKIP else ""
         try:
             asked = Request(saga_id, verb, actor="operator", reason="because", step=step)
             await self.ask(replica, replica.operations.perform(asked))

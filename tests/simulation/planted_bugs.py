@@ -18,9 +18,9 @@ from orchestrator.entries import Call, Entry, Event, Result, State
 from orchestrator.executor import Executor, Run
 from orchestrator.progress import Progress
 from orchestrator.saga import Operation, Outcome, Step, classify
+from tests.simulation.domain import RPCS
 from tests.simulation.memory_journal import MemoryJournal
 from tests.simulation.memory_store import MemoryStore, Row
-from tests.simulation.participants import RPCS
 from tests.simulation.simulation import Parts
 
 
@@ -71,7 +71,7 @@ def new_key_at_retry() -> Iterator[Parts]:
 
 def _renamed(call: Call) -> Call:
     request: Any = RPCS[call.action.method][0].FromString(call.request)
-    if not hasattr(request, "saga_step"):
+    if "saga_step" not in request.DESCRIPTOR.fields_by_name:
         return call
     request.saga_step.step = f"{call.step}-{call.attempt}"
     return call._replace(request=request.SerializeToString(deterministic=True))

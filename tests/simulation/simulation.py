@@ -173,11 +173,20 @@ class Simulation:
 
     # --- what participants refuse ---
 
+    def _step_of(self, identity: Identity) -> tuple[str, str]:
+        row = self.store.sagas.get(identity.saga_id)
+        return ("" if row is None else row.kind), identity.step
+
+    def is_after_pivot(self, identity: Identity) -> bool:
+        """Whether a step comes after its saga's pivot, so that its refusals are not recorded."""
+        return self._step_of(identity) in AFTER_PIVOT
+
     def gate(self, identity: Identity | None) -> None:
         """A participant's door: what it refuses there, no barrier ever hears of."""
         if self.faults is None or self.chance.random() >= self.faults.gate:
             return
-        if identity is not None and (identity.undo or identity.step in AFTER_PIVOT | PIVOTS):
+        pivot = identity is not None and self._step_of(identity) in PIVOTS
+        if identity is not None and (pivot or identity.undo or self.is_after_pivot(identity)):
             self.refused_hard.add(identity.saga_id)
         self.count("unrecorded refusal")
         raise Fault(FaultKind.PERMISSION_DENIED, "AT_THE_DOOR", "not today")
@@ -186,7 +195,7 @@ class Simulation:
         """What the domain says to a call that it has not answered yet; None: what the ledger says."""
         if self.faults is None:
             return None
-        hard = identity is not None and (identity.undo or identity.step in AFTER_PIVOT)
+        hard = identity is not None and (identity.undo or self.is_after_pivot(identity))
         if self.chance.random() >= (self.faults.refused_late if hard else self.faults.refused):
             return None
         if hard and identity is not None:
