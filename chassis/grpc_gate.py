@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +26,10 @@ from chassis.telemetry import observe_rpc
 
 DEFAULT_DEADLINE_SECONDS = 10.0
 MAX_HANDLER_SECONDS = 60.0
+# A stream has no deadline of its own: who wants more of it calls again.
+MAX_STREAM_SECONDS = 3_600.0
+MAX_STREAMS = 100
+STREAM_RETRY = timedelta(seconds=1)
 MAX_REQUEST_ID_CHARACTERS = 64
 # What answers without a token: probes, and reflection where it is switched on.
 OPEN_SERVICES: Final = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
@@ -38,15 +44,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """Who may call an RPC: these services; with `roles`, only for a user who has one of them."""
+    """Who may call an RPC: these services; with `roles`, only for a user who has one of them.
+
+    Services in `userless` are services that may call for nobody, `roles` or not: an operator's command line.
+    """
 
     callers: frozenset[str]
     roles: frozenset[str] | None = None
+    userless: frozenset[str] = frozenset()
 
     def permits(self, caller: Caller) -> bool:
         """Whether the caller may call."""
         if caller.service not in self.callers:
             return False
+        if caller.service in self.userless and caller.user_id is None:
+            return True
         return self.roles is None or (caller.user_id is not None and caller.role in self.roles)
 
 
@@ -62,6 +74,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._translate = translate
         self._wrapped: dict[str, Handler] = {}
         self._running: set[asyncio.Task[Any]] = set()
+        self._streams: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     @override
     async def intercept_service(
@@ -76,11 +90,17 @@ class Gate(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(OPEN_SERVICES):
             return handler
-        if handler.request_streaming or handler.response_streaming:
+        if handler.request_streaming:
             log.error("streaming_rpc_not_served", method=method)
             return None
         self._wrapped[method] = self._wrap(method.rpartition("/")[2], handler)
         return self._wrapped[method]
+
+    def end_streams(self) -> None:
+        """Tell the callers of streams to go to another replica; there are no new ones from now on."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Wait for use cases whose callers have gone, within a bound."""
@@ -89,8 +109,10 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _wrap(self, name: str, handler: Handler) -> Handler:
         policy = self._policies.get(name)
+        run = self._stream if handler.response_streaming else self._run
 
-        async def serve(raw: bytes, context: Context) -> bytes:
+        # The one of a stream writes its messages itself, and returns nothing.
+        async def serve(raw: bytes, context: Context) -> bytes | None:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata() or ())
             request_id = str(metadata.get(REQUEST_ID_KEY) or new_id())[:MAX_REQUEST_ID_CHARACTERS]
@@ -98,7 +120,7 @@ class Gate(grpc.aio.ServerInterceptor):
             code = "OK"
             try:
                 set_caller(self._admit(policy, metadata))
-                return await self._run(handler, parse(handler, raw), context)
+                return await run(handler, parse(handler, raw), context)
             except asyncio.CancelledError:
                 code = FaultKind.CANCELLED.name
                 raise
@@ -110,6 +132,8 @@ class Gate(grpc.aio.ServerInterceptor):
             finally:
                 observe_rpc(name, code, time.perf_counter() - started)
 
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(serve)
         return grpc.unary_unary_rpc_method_handler(serve)
 
     def _admit(self, policy: Allow | None, metadata: Mapping[str, Any]) -> Caller:
@@ -145,6 +169,37 @@ class Gate(grpc.aio.ServerInterceptor):
             # Also where the task has ended in the same moment: nobody else will look at what became of it.
             task.add_done_callback(self._ended_alone)
             raise
+
+    async def _stream(self, handler: Handler, request: Any, context: Context) -> None:
+        """Write a stream's messages until it ends by itself, its caller leaves, or its time is over.
+
+        Raises:
+            Fault: RESOURCE_EXHAUSTED TOO_MANY_STREAMS; DEADLINE_EXCEEDED STREAM_TOO_LONG; UNAVAILABLE
+                STOPPING.
+        """
+        if self._stopping:
+            raise _leaving()
+        if len(self._streams) >= MAX_STREAMS:
+            message = "too many streams at once; try again shortly"
+            kind = FaultKind.RESOURCE_EXHAUSTED
+            raise Fault(kind, "TOO_MANY_STREAMS", message, retry_after=STREAM_RETRY)
+        pump = asyncio.create_task(_pump(handler, request, context))
+        self._streams.add(pump)
+        pump.add_done_callback(self._streams.discard)
+        timeout = asyncio.timeout(MAX_STREAM_SECONDS)
+        try:
+            async with timeout:
+                await pump
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            message = "the stream has lasted long enough; call again for more"
+            raise Fault(FaultKind.DEADLINE_EXCEEDED, "STREAM_TOO_LONG", message) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the caller left
+            raise _leaving() from None
 
     def _ended_alone(self, task: asyncio.Task[Any]) -> None:
         """Log what nobody waits for any more."""
@@ -183,3 +238,14 @@ async def _bounded(handler: Handler, request: Any, context: Context) -> bytes:
         reply = await handler.unary_unary(request, context)  # type: ignore[misc, arg-type]
     # Here and not in gRPC: a reply of the wrong type is a bug like any other.
     return handler.response_serializer(reply)  # type: ignore[misc]
+
+
+async def _pump(handler: Handler, request: Any, context: Context) -> None:
+    messages: AsyncGenerator[Any, None] = handler.unary_stream(request, context)  # type: ignore[misc, arg-type, assignment]
+    async with aclosing(messages):
+        async for message in messages:
+            await context.write(handler.response_serializer(message))  # type: ignore[misc]
+
+
+def _leaving() -> Fault:
+    return Fault(FaultKind.UNAVAILABLE, "STOPPING", "this replica is stopping; call again")

@@ -41,8 +41,9 @@ class Server:
         return port
 
     async def stop(self) -> None:
-        """Report NOT_SERVING, refuse new calls, let those under way end, then those whose callers left."""
+        """Report NOT_SERVING, end streams, refuse new calls, let those under way end, callers or not."""
         await self._health.enter_graceful_shutdown()
+        self._gate.end_streams()
         await self.server.stop(DRAIN_GRACE_SECONDS)
         await self._gate.drain(LEFT_BEHIND_SECONDS)
 

@@ -5,6 +5,7 @@ Each verb is one conditional write that takes the saga over; who asked and why i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -28,7 +29,7 @@ from orchestrator.entries import (
 )
 from orchestrator.executor import Executor
 from orchestrator.progress import Progress
-from orchestrator.saga import Action, Operation, Outcome
+from orchestrator.saga import Action, Operation, Outcome, Step, View
 from orchestrator.saga_log import SagaLog, SagaRow
 
 # A busy saga may move on between a look and the write that is conditional on it.
@@ -39,7 +40,7 @@ _UNWINDING = frozenset({Verb.COMPENSATE, Verb.CANCEL})
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a saga. `step` and `output_json` belong to a skip."""
+    """What is asked of a saga. `step` and `output_json` belong to a skip; no output: an empty reply."""
 
     saga_id: UUID
     verb: Verb
@@ -117,19 +118,17 @@ class Operations:
         """
         row, progress = await self._look(request.saga_id)
         require_possible(request, row)
-        if progress is None:
-            raise Fault(
-                FaultKind.FAILED_PRECONDITION,
-                "DEFINITION_MISSING",
-                "this code does not have the saga's definition",
-            )
         reply = _skipped_output(request, progress) if request.verb is Verb.SKIP else None
         if request.verb is Verb.PAUSE:
             return Plan((), State.PAUSED)
+        if progress is None:
+            # Whoever drives it parks it again.
+            return Plan((), State.PARKED)
         if progress.state in {State.PARKED, State.PAUSED}:
             progress.state = State.RUNNING if row.refusal is None else State.COMPENSATING
         progress.replay(Event(request.step, request.verb, 0, REQUESTED, reply=reply, reason=request.reason))
-        return _planned(progress)
+        late = row.deadline_seconds < 0 and progress.may_still_unwind
+        return planned(progress, late=late)
 
     async def _look(self, saga_id: UUID) -> tuple[SagaRow, Progress | None]:
         try:
@@ -174,7 +173,7 @@ def _skipped_output(request: Request, progress: Progress | None) -> bytes:
     try:
         step = progress.definition.step(request.step)
     except KeyError:
-        raise _invalid("step", f"the saga has no step {request.step!r}") from None
+        raise invalid("step", f"the saga has no step {request.step!r}") from None
     stuck = {call.step for call in progress.pending()} | set(progress.refused_calls())
     if step.name not in stuck:
         raise _refused("STEP_NOT_PENDING", f"{step.name} is not the step that the saga is at")
@@ -184,44 +183,79 @@ def _skipped_output(request: Request, progress: Progress | None) -> bytes:
     _, reply = _messages(step.do)
     try:
         json_format.Parse(request.output_json or "{}", reply)
-    except json_format.ParseError as error:
-        raise _invalid("output_json", f"not a {reply.DESCRIPTOR.name}: {error}"[:500]) from None
+    except (ValueError, TypeError, RecursionError, json_format.ParseError) as error:
+        raise invalid("output_json", f"not a {reply.DESCRIPTOR.name}: {error}"[:500]) from None
     return reply.SerializeToString(deterministic=True)
 
 
-def _invalid(field: str, message: str) -> Fault:
+def invalid(field: str, message: str) -> Fault:
+    """The refusal of a field of what is asked."""
     return Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", message, fields=(Detail(field, message),))
 
 
-def _planned(progress: Progress) -> Plan:
-    """Play the saga on in memory as if every call succeeded."""
+def planned(progress: Progress, *, late: bool = False) -> Plan:
+    """Play a saga on in memory as if every call succeeded; `progress` is used up. `late`: past its deadline.
+
+    What an undo sends is known before it is called; what a step sends, only where the replies that it reads
+    are.
+    """
+    if progress.state is State.COMPENSATING or progress.must_unwind or late:
+        return _unwinding(progress, late=late)
+    if progress.state is State.WAITING:
+        return Plan((), State.WAITING)
+    calls = [_planned_call(call) for call in progress.pending()]
+    replies = progress.ending().replies
+    intended = {call.step for call in calls} | replies.keys()
+    for step in progress.definition.all_steps():
+        chosen = step.when is None or step.when(progress.params)
+        if chosen and step.name not in intended:
+            known = replies.keys() >= set(step.do.reads)
+            request = _future_request(progress, step, replies) if known else ""
+            calls.append(PlannedCall(step.name, Operation.DO, step.do.path, request))
+    return Plan(tuple(calls), State.COMPLETED)
+
+
+def _unwinding(progress: Progress, *, late: bool) -> Plan:
     calls: list[PlannedCall] = []
-    while len(calls) < MAX_PLANNED_CALLS and progress.state in {*OPEN_STATES, State.WAITING}:
-        pending = [] if progress.must_unwind else progress.pending()
+    while progress.state in {*OPEN_STATES, State.WAITING} and len(calls) < MAX_PLANNED_CALLS:
+        pending = progress.pending() if progress.state is State.COMPENSATING else []
         calls += [_planned_call(call) for call in pending]
-        results = [Result(call, Outcome.DONE, reply=b"") for call in pending]
+        done = [Result(call, Outcome.DONE, reply=b"") for call in pending]
         try:
-            progress.absorb(results, deadline_passed=False)
-        except Exception:  # noqa: BLE001 - the next request is made of a reply that nobody knows yet
-            return Plan((*calls, *_unknown_rest(progress)), State.COMPLETED)
+            progress.absorb(done, deadline_passed=late)
+        except Exception:  # noqa: BLE001 - of a step function, or of the answer, made of replies that nobody has
+            return Plan(tuple(calls), State.COMPENSATED if _is_undone(progress) else State.PARKED)
     return Plan(tuple(calls), progress.state)
+
+
+def _is_undone(progress: Progress) -> bool:
+    return progress.state is State.COMPENSATED
 
 
 def _planned_call(call: Call) -> PlannedCall:
     request, _ = _messages(call.action)
     request.ParseFromString(call.request)
-    return PlannedCall(
-        call.step, call.operation, call.action.path, json_format.MessageToJson(request, indent=None)
+    return PlannedCall(call.step, call.operation, call.action.path, _json(request))
+
+
+def _future_request(progress: Progress, step: Step, replies: Mapping[str, bytes]) -> str:
+    view: View[Any] = View(
+        saga_id=progress.saga_id,
+        params=progress.params,
+        step=step.name,
+        operation=Operation.DO,
+        replies=replies,
+        refusal=None,
+        reads=step.do.reads,
     )
+    try:
+        return _json(step.do.build(view))
+    except Exception:  # noqa: BLE001 - a step function with a bug: the saga will park there
+        return ""
 
 
-def _unknown_rest(progress: Progress) -> list[PlannedCall]:
-    intended = {call.step for call in progress.pending()} | set(progress.ending().replies)
-    return [
-        PlannedCall(step.name, Operation.DO, step.do.path, "")
-        for step in progress.definition.all_steps()
-        if step.name not in intended
-    ]
+def _json(message: Message) -> str:
+    return json_format.MessageToJson(message, indent=None)
 
 
 def _messages(action: Action) -> tuple[Message, Message]:
