@@ -60,7 +60,7 @@ class Faults:
         """Some kinds of faults, each more or less: a run with all of them shows less than many with a few."""
         likely = {
             "request_lost": 0.15, "reply_lost": 0.20, "duplicated": 0.20, "late": 0.12, "slow": 0.15,
-            "unknown": 0.15, "refused": 0.06, "refused_late": 0.12, "gate": 0.08,
+            "unknown": 0.15, "refused": 0.06, "refused_late": 0.25, "gate": 0.08,
             "store_before": 0.06, "store_after": 0.08, "store_detached": 0.05, "store_slow": 0.06,
         }  # fmt: skip
         return cls(**{

@@ -189,9 +189,11 @@ class People:
         if not self.begun:
             return
         verb = self._chance.choice(
-            (Verb.CANCEL, Verb.CANCEL, Verb.PAUSE, Verb.RETRY, Verb.SKIP, Verb.COMPENSATE)
+            (Verb.CANCEL, Verb.CANCEL, Verb.PAUSE, Verb.PAUSE, Verb.RETRY, Verb.SKIP, Verb.COMPENSATE)
         )
-        await self.perform(self._chance.choice(self.begun), verb)
+        # What is asked of the latest finds it under way more often.
+        some = self.begun[-1] if self._chance.random() < 0.5 else self._chance.choice(self.begun)
+        await self.perform(some, verb)
 
     async def perform(self, saga_id: UUID, verb: Verb) -> None:
         simulation, replicas = self._simulation, self._simulation.alive()
@@ -219,7 +221,8 @@ class People:
                 return
             for row in waiting:
                 if row.state is State.PARKED:
-                    await self.perform(row.id, self._chance.choice((Verb.RETRY, Verb.RETRY, Verb.SKIP)))
+                    skippable = row.step == SKIPPABLE.get(row.kind) and self._chance.random() < 0.7
+                    await self.perform(row.id, Verb.SKIP if skippable else Verb.RETRY)
                 elif row.state is State.PAUSED:
                     await self.perform(row.id, Verb.RESUME)
             await asyncio.sleep(OPERATOR_PAUSE_SECONDS)

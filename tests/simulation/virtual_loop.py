@@ -19,6 +19,9 @@ Value = TypeVar("Value")
 
 # How often somebody else than the one who is ready longest runs next.
 SHUFFLED = 0.6
+# How often one who is ready has to wait for others, and how long at most.
+HELD_UP = 0.01
+HELD_UP_SECONDS = 0.02
 _HOST: contextvars.ContextVar[Host] = contextvars.ContextVar("host")
 
 
@@ -55,7 +58,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._random = rng
         self._now = 0.0
         self._tasks = 0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, asyncio.Handle]] = []
         self._timer_number = 0
         self._ready: list[asyncio.Handle] = []
         self.steps = 0
@@ -158,9 +161,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if host is not None and not host.running:
                 host.kept.append(handle)
                 continue
+            if host is not None and chance() < HELD_UP:
+                self._hold_up(handle)
+                continue
             handle._run()
         self.steps += end
         del ready[:end]
+
+    def _hold_up(self, handle: asyncio.Handle) -> None:
+        self._timer_number += 1
+        when = self._now + HELD_UP_SECONDS * self._random.random()
+        heapq.heappush(self._timers, (when, self._timer_number, handle))
 
     def _process_events(self, event_list: list[Any]) -> None:
         """There is no I/O."""
