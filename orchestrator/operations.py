@@ -181,8 +181,12 @@ def _skipped_output(request: Request, progress: Progress | None) -> bytes:
         message = f"without {step.name}, money, stock or the order's state would not add up"
         raise _refused("STEP_NOT_SKIPPABLE", message)
     _, reply = _messages(step.do)
+    output = request.output_json.strip() or "{}"
+    if not output.startswith("{"):
+        # An empty list, too, would be taken for an empty message.
+        raise invalid("output_json", f"not a {reply.DESCRIPTOR.name}: it must be a JSON object")
     try:
-        json_format.Parse(request.output_json or "{}", reply)
+        json_format.Parse(output, reply)
     except (ValueError, TypeError, RecursionError, json_format.ParseError) as error:
         raise invalid("output_json", f"not a {reply.DESCRIPTOR.name}: {error}"[:500]) from None
     return reply.SerializeToString(deterministic=True)
