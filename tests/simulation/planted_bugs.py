@@ -21,7 +21,11 @@ from orchestrator.saga import Operation, Outcome, Step, classify
 from tests.simulation.domain import RPCS
 from tests.simulation.memory_journal import MemoryJournal
 from tests.simulation.memory_store import MemoryStore, Row
-from tests.simulation.simulation import Parts
+from tests.simulation.seeds import run_seed
+from tests.simulation.simulation import Parts, Report
+
+# So many seeds find each of them.
+SEEDS_FOR_A_BUG = 500
 
 
 @contextmanager
@@ -161,3 +165,14 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[Parts]]] = {
     "events of fenced updates": _parts(Parts(store=_InsertsAnyway)),
     "a claim that keeps the epoch": _parts(Parts(store=_KeepsTheEpoch)),
 }
+
+
+def first_found(name: str) -> Report | None:
+    """The report of the first seed that finds a planted bug, replayed; None where SEEDS_FOR_A_BUG do not."""
+    with PLANTED[name]() as parts:
+        for seed in range(SEEDS_FOR_A_BUG):
+            report = run_seed(seed, parts)
+            if report.violations:
+                again = run_seed(seed, parts)
+                return report if again.violations == report.violations else None
+    return None
