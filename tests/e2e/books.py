@@ -19,6 +19,25 @@ CONNECT_SECONDS = 3
 KAFKA_SECONDS = 30.0
 POLL_MS = 500
 
+ORDERS = """
+    SELECT id::text, saga_id::text, user_id::text, state, total_minor, refunded_minor, currency_code, (
+        SELECT jsonb_object_agg(item ->> 'sku', item -> 'quantity') FROM jsonb_array_elements(items) AS item
+    ) AS items FROM orders"""
+REFUNDS = """
+    SELECT id::text, order_id::text, saga_id::text, amount_minor, (
+        SELECT coalesce(jsonb_object_agg(line ->> 'sku', line -> 'quantity'), '{}')
+        FROM jsonb_array_elements(lines) AS line
+    ) AS units FROM order_refund"""
+REFUNDS_MADE = "SELECT id::text, amount_minor FROM refund WHERE state = 'DONE'"
+SAGAS = """
+    SELECT saga.id::text, kind, saga.key::text, state, epoch, caller, rpc,
+        idempotency.key AS idempotency_key
+    FROM saga LEFT JOIN idempotency ON saga_id = saga.id"""
+RESERVATIONS = """
+    SELECT order_id::text, state, jsonb_object_agg(sku, quantity) AS lines,
+        jsonb_object_agg(sku, returned) AS returned
+    FROM reservation JOIN reservation_line ON reservation_id = id GROUP BY id"""
+
 Row = dict[str, Any]
 
 
@@ -72,33 +91,11 @@ async def select(dsn: str, query: str, **params: Any) -> list[str]:
 
 async def read_books(suite: Suite) -> Books:
     """Read everything; the databases one after the other, so look while nothing is under way."""
-    orders = await rows(
-        suite.dsn("orders"),
-        """SELECT id::text, saga_id::text, user_id::text, state, total_minor, refunded_minor, currency_code, (
-               SELECT jsonb_object_agg(item ->> 'sku', item -> 'quantity')
-               FROM jsonb_array_elements(items) AS item
-           ) AS items FROM orders""",
-    )
-    refunds = await rows(
-        suite.dsn("orders"),
-        """SELECT id::text, order_id::text, saga_id::text, amount_minor, (
-               SELECT coalesce(jsonb_object_agg(line ->> 'sku', line -> 'quantity'), '{}')
-               FROM jsonb_array_elements(lines) AS line
-           ) AS units FROM order_refund""",
-    )
-    refunds_made = "SELECT id::text, amount_minor FROM refund WHERE state = 'DONE'"
-    sagas = await rows(
-        suite.dsn("sagas"),
-        """SELECT saga.id::text, kind, saga.key::text, state, epoch, caller, rpc,
-               idempotency.key AS idempotency_key
-           FROM saga LEFT JOIN idempotency ON saga_id = saga.id""",
-    )
-    reservations = await rows(
-        suite.dsn("inventory"),
-        """SELECT order_id::text, state, jsonb_object_agg(sku, quantity) AS lines,
-               jsonb_object_agg(sku, returned) AS returned
-           FROM reservation JOIN reservation_line ON reservation_id = id GROUP BY id""",
-    )
+    orders = await rows(suite.dsn("orders"), ORDERS)
+    refunds = await rows(suite.dsn("orders"), REFUNDS)
+    refunds_made = await rows(suite.dsn("payments"), REFUNDS_MADE)
+    sagas = await rows(suite.dsn("sagas"), SAGAS)
+    reservations = await rows(suite.dsn("inventory"), RESERVATIONS)
     payments: defaultdict[str, list[str]] = defaultdict(list)
     for row in await rows(suite.dsn("payments"), "SELECT order_id::text, id::text FROM payment"):
         payments[row["order_id"]].append(row["id"])
@@ -109,9 +106,7 @@ async def read_books(suite: Suite) -> Books:
     return Books(
         orders={row["id"]: row for row in orders},
         refunds={row["id"]: row for row in refunds},
-        refunds_made={
-            row["id"]: row["amount_minor"] for row in await rows(suite.dsn("payments"), refunds_made)
-        },
+        refunds_made={row["id"]: row["amount_minor"] for row in refunds_made},
         sagas={row["id"]: row for row in sagas},
         order_of_key={
             (row["caller"], row["idempotency_key"]): row["key"] for row in sagas if row["rpc"] == "PlaceOrder"
