@@ -262,6 +262,20 @@ async def test_what_is_asked_of_one_order_is_done_one_after_the_other_in_its_ord
     assert [refund.amount.minor_units for refund in refunded] == [100, 200]
 
 
+async def test_many_requests_at_once_of_one_order_never_overlap(world: World) -> None:
+    """Architecture, section 4: one saga of an order at a time."""
+    order_id, _ = await confirmed(world)
+    answers = await asyncio.gather(*(world.refund(order_id, amount=euro(10)) for _ in range(12)))
+    assert {answer.progress for answer in answers} == {DONE}
+    sagas = (await world.sagas(order_id))[1:]
+    assert len(sagas) == len(answers)
+    in_turn = sorted(sagas, key=lambda saga: saga["began"])
+    for earlier, later in itertools.pairwise(in_turn):
+        assert earlier["ended"] <= later["began"]
+    final = (await world.refund(order_id, amount=euro(10))).order
+    assert final.refunded == euro(10 * (len(answers) + 1))
+
+
 async def test_behind_a_parked_saga_it_is_busy_until_an_operator_has_mended_it(world: World) -> None:
     order_id, _ = await confirmed(world)
     world.gate.faults["MarkShipped"] = [UNRECORDED]
