@@ -16,7 +16,7 @@ ARGS ?=
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo test chaos lint fmt gen lock migrate bench bench-engine
+.PHONY: help run demo sagacity test chaos lint fmt gen lock migrate bench bench-engine
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ run: $(STAMP) ## run everything on this machine until Ctrl-C; data in .sagacity 
 
 demo: $(STAMP) ## three orders against a running suite, and what their sagas did (ARGS="--json")
 	@$(BIN)/python -m deploy.local.demo $(ARGS)
+
+sagacity: $(STAMP) ## the operator's command line (ARGS="sagas list")
+	@$(BIN)/python -m cli $(ARGS)
 
 test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
 	@$(BIN)/python -m pytest -m 'not chaos' $(ARGS)

@@ -358,7 +358,8 @@ async def test_the_check_tells_what_open_sagas_need_and_what_this_code_has(world
         await world.replica.begin()
     strange = await world.replica.begin()
     await world.replica.rows(
-        "UPDATE saga SET definition_hash = 'strange', state = 'PARKED' WHERE id = %(id)s", id=strange
+        "UPDATE saga SET definition_hash = 'strange', state = 'PARKED', epoch = 9 WHERE id = %(id)s",
+        id=strange,
     )
     reply = await world.call("CheckDefinitions", pb.CheckDefinitionsRequest())
     found = {use.definition_hash: (use.kind, use.open, use.parked, use.loadable) for use in reply.definitions}

@@ -1,0 +1,1 @@
+"""The `sagacity` command: how operators look into sagas and repair them, as a client of the orchestrator."""

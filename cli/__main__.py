@@ -1,0 +1,72 @@
+"""`sagacity` (= `python -m cli`): what it knows, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from cli import looking, verbs
+from cli.failures import CommandError, ExitCode
+from cli.output import complain
+
+_HELP = """Look into Sagacity's sagas and repair them.
+
+Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 not found, 4 refused, 5 the orchestrator does not
+answer, 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="sagacity",
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+sagas = typer.Typer(
+    help="Sagas: list, show, watch, check; retry, skip, compensate, pause, resume, cancel; preview.",
+    no_args_is_help=True,
+)
+sagas.command("list")(looking.list_sagas)
+sagas.command("show")(looking.show)
+sagas.command("watch")(looking.watch)
+sagas.command("check")(looking.check)
+verbs.register(sagas)
+app.add_typer(sagas, name="sagas")
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `sagas` a word of its own, also while it is the only one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what was typed; the exit code. Whatever goes wrong is one sentence on standard error."""
+    try:
+        code = app(list(arguments), prog_name="sagacity", standalone_mode=False)
+    except CommandError as error:
+        complain(error.reason, error.message)
+        return error.code
+    except TyperException as error:
+        complain("USAGE", error.format_message())
+        return ExitCode.USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Who reads has seen enough. Nothing is flushed into the closed pipe at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    return int(code or 0)
+
+
+def main() -> None:
+    """The command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

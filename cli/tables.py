@@ -1,0 +1,191 @@
+"""Sagas, timelines and plans as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cli.output import safe
+from sagacity.sagas.v1 import sagas_pb2
+
+INTENDED = "intended"
+STATE_STYLES = {
+    "running": "cyan",
+    "compensating": "yellow",
+    "waiting": "blue",
+    "paused": "magenta",
+    "parked": "bold red",
+    "completed": "green",
+    "compensated": "dim",
+}
+_OUTCOME_STYLES = {
+    INTENDED: "dim",
+    "done": "green",
+    "refused": "red",
+    "unknown": "yellow",
+    "requested": "magenta",
+}
+_RIGHT = frozenset({"#", "age", "tries", "after", "took", "open", "parked", "version", "try"})
+
+
+def state_of(state: int) -> str:
+    """The word for a state."""
+    if state not in sagas_pb2.SagaState.values():
+        return "unknown"
+    return sagas_pb2.SagaState.Name(sagas_pb2.SagaState.ValueType(state)).removeprefix("SAGA_STATE_").lower()
+
+
+def state_text(state: int) -> Text:
+    """The word for a state, coloured."""
+    word = state_of(state)
+    return Text(word, style=STATE_STYLES.get(word, ""))
+
+
+def duration(span: timedelta) -> str:
+    """A span in the unit that people would take: 12 ms, 3.4 s, 5m 20s, 3h 05m, 12d 4h."""
+    seconds = max(span.total_seconds(), 0.0)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
+
+
+def saga_table(sagas: Iterable[sagas_pb2.Saga], now: datetime) -> Table:
+    """One line a saga."""
+    table = _table("saga", "kind", "state", "age", "step", "tries", "fingerprint", "waits for", "last error")
+    for saga in sagas:
+        step = saga.step or (saga.refusal.step if saga.HasField("refusal") else "")
+        age = duration(now - _moment(saga.create_time))
+        table.add_row(
+            saga.id,
+            f"{safe(saga.kind)} v{saga.version}",
+            state_text(saga.state),
+            Text(age, style="bold red" if saga.overdue else ""),
+            safe(step),
+            str(saga.attempts or ""),
+            safe(saga.error_fingerprint),
+            safe(saga.waiting_for),
+            safe(saga.last_error),
+        )
+    return table
+
+
+def saga_facts(saga: sagas_pb2.Saga, now: datetime) -> Table:
+    """One saga, a line a fact."""
+    table = Table.grid(padding=(0, 2))
+    rows: list[tuple[str, str | Text]] = [
+        ("saga", saga.id),
+        ("kind", f"{safe(saga.kind)} v{saga.version}"),
+        ("state", state_text(saga.state)),
+        ("order", saga.order_id),
+        ("accepted", f"{_stamp(saga.create_time)}, {duration(now - _moment(saga.create_time))} ago"),
+        ("changed", f"{_stamp(saga.update_time)}, {duration(now - _moment(saga.update_time))} ago"),
+        ("deadline", f"{_stamp(saga.deadline_time)}{' (overdue)' if saga.overdue else ''}"),
+        ("step", safe(saga.step)),
+        ("tries", str(saga.attempts or "")),
+        ("next try", _stamp(saga.next_attempt_time) if saga.HasField("next_attempt_time") else ""),
+        ("waits for", safe(saga.waiting_for)),
+        ("pivot", "intended: it only goes forward" if saga.pivot_intended else ""),
+        ("driven by", f"{safe(saga.owner) or 'nobody'} (epoch {saga.epoch})"),
+        ("last error", safe(saga.last_error)),
+        ("fingerprint", safe(saga.error_fingerprint)),
+    ]
+    if saga.HasField("refusal"):
+        refusal = saga.refusal
+        at = f" at {refusal.step}" if refusal.step else ""
+        rows.append(("refusal", Text(safe(f"{refusal.reason}{at}: {refusal.message}"), style="red")))
+        rows += [("", safe(f"{detail.subject}: {detail.description}")) for detail in refusal.details]
+    for name, value in rows:
+        if value:
+            table.add_row(Text(name, style="dim"), value)
+    return table
+
+
+def timeline(entries: Sequence[sagas_pb2.TimelineEntry]) -> Table:
+    """One line an entry: when, how long after the one before, and for an outcome how long its call took."""
+    table = _table("#", "time", "after", "entry", "try", "outcome", "took", "detail")
+    begun: dict[tuple[str, str], datetime] = {}
+    before: datetime | None = None
+    for entry in entries:
+        moment, call = _moment(entry.time), (entry.step, entry.operation)
+        took = ""
+        if entry.step and entry.outcome != INTENDED and call in begun:
+            took = duration(moment - begun[call])
+        begun[call] = moment
+        table.add_row(
+            str(entry.sequence),
+            moment.strftime("%H:%M:%S.%f")[:-3],
+            "" if before is None else duration(moment - before),
+            safe(f"{entry.operation} {entry.step}".strip()),
+            str(entry.attempt or ""),
+            Text(safe(entry.outcome), style=_OUTCOME_STYLES.get(entry.outcome, "")),
+            took,
+            safe(_detail(entry)),
+        )
+        before = moment
+    return table
+
+
+def whole(saga: sagas_pb2.Saga, entries: Sequence[sagas_pb2.TimelineEntry], now: datetime) -> Group:
+    """A saga and its timeline."""
+    return Group(saga_facts(saga, now), timeline(entries))
+
+
+def plan(preview: sagas_pb2.PreviewResponse) -> Group:
+    """The calls that a verb would send, and where the saga would stand then."""
+    end = Text("then: ").append(state_text(preview.state))
+    if not preview.calls:
+        return Group(Text("no calls"), end)
+    table = _table("#", "entry", "rpc", "request")
+    for number, call in enumerate(preview.calls, start=1):
+        request = safe(call.request_json) or "(depends on replies that are not known yet)"
+        table.add_row(str(number), safe(f"{call.operation} {call.step}"), safe(call.rpc), request)
+    return Group(table, end)
+
+
+def definitions(uses: Iterable[sagas_pb2.DefinitionUse]) -> Table:
+    """One line a version of a definition."""
+    table = _table("kind", "version", "definition", "open", "parked", "this code")
+    for use in uses:
+        if use.loadable:
+            verdict = Text("drives it", style="green")
+        else:
+            verdict = Text("does not have it", style="bold red")
+        parked = Text(str(use.parked), style="bold red" if use.parked else "")
+        cells = (safe(use.kind), str(use.version), safe(use.definition_hash), str(use.open), parked, verdict)
+        table.add_row(*cells)
+    return table
+
+
+def _detail(entry: sagas_pb2.TimelineEntry) -> str:
+    asked = f"{entry.actor}: {entry.reason}" if entry.actor or entry.reason else ""
+    return "; ".join(filter(None, (asked, entry.detail)))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        long = column in {"detail", "last error", "request", "rpc"}
+        table.add_column(
+            column, justify="right" if column in _RIGHT else "left", no_wrap=not long, overflow="fold"
+        )
+    return table
+
+
+def _moment(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def _stamp(stamp: Timestamp) -> str:
+    return f"{_moment(stamp).strftime('%Y-%m-%d %H:%M:%S')} UTC"
