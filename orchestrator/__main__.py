@@ -42,7 +42,12 @@ async def program(life: Lifecycle) -> None:
         life.on_stop(connection.close)
 
     replica = str(new_id())
-    journal = Journal(database, replica, archive_after=timedelta(days=settings.archive_after_days))
+    journal = Journal(
+        database,
+        replica,
+        archive_after=timedelta(days=settings.archive_after_days),
+        drives=DEFINITIONS.names,
+    )
     participants = GrpcParticipants(connections)
     executor = Executor(journal, participants, DEFINITIONS)
     leases = Leases(journal, executor, lease_seconds=settings.lease_seconds)

@@ -37,6 +37,7 @@ class _Guard:
     is_open: bool = False
     budget: float = BUDGET_MAX
     filled_at: float = 0.0
+    pause: float = PROBE_FIRST_SECONDS
 
 
 class Breakers:
@@ -88,6 +89,7 @@ class Breakers:
         guard = self._guards.get(participant)
         if guard is not None:
             guard.failures = 0
+            guard.pause = PROBE_FIRST_SECONDS
 
     def failed(self, participant: str, fault: Fault) -> None:
         """A call's outcome is unknown; enough of them in a row open the breaker."""
@@ -109,12 +111,14 @@ class Breakers:
                 group.create_task(self._until_closed(participant), name=f"breaker-{participant}")
 
     async def _until_closed(self, participant: str) -> None:
-        pause = PROBE_FIRST_SECONDS
-        await asyncio.sleep(self._random.uniform(pause / 2, pause))
-        while not await self._answers(participant):
-            pause = min(pause * 2, PROBE_CAP_SECONDS)
-            await asyncio.sleep(self._random.uniform(pause / 2, pause))
         guard = self._guards[participant]
+        while True:
+            await asyncio.sleep(self._random.uniform(guard.pause / 2, guard.pause))
+            # Only a call that succeeds makes it short again: a participant that answers probes, and nothing
+            # else, must not open and close the breaker all the time.
+            guard.pause = min(guard.pause * 2, PROBE_CAP_SECONDS)
+            if await self._answers(participant):
+                break
         guard.is_open, guard.failures = False, 0
         metrics.BREAKER_OPEN.labels(participant).set(0)
         log.info("breaker_closed", participant=participant)
@@ -122,9 +126,15 @@ class Breakers:
             await self._closed(participant)
         except Fault as fault:
             log.warning("wake_failed", participant=participant, reason=fault.reason)
+        except Exception:
+            # They come back by themselves, later; the breakers must go on.
+            log.exception("wake_failed", participant=participant)
 
     async def _answers(self, participant: str) -> bool:
         try:
             return await self._probe(participant)
         except Fault:
+            return False
+        except Exception:
+            log.exception("probe_failed", participant=participant)
             return False

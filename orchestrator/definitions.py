@@ -19,6 +19,11 @@ class Definitions:
 
     sagas: Mapping[tuple[str, int], Saga[Any]]
 
+    @property
+    def names(self) -> list[str]:
+        """The definitions as the journal names them: kind, version and hash, with a blank between."""
+        return [f"{saga.kind} {saga.version} {saga.hash}" for saga in self.sagas.values()]
+
     def find(self, kind: str, version: int, definition_hash: str) -> Saga[Any] | None:
         """The definition that a saga began with; None where this code does not have it."""
         definition = self.sagas.get((kind, version))

@@ -307,6 +307,8 @@ class Executor:
 
     def _scheduled(self, entry: Entry, results: list[Result]) -> Entry:
         """Say when a saga goes on whose calls were held back, or whose outcome is unknown."""
+        if entry.deadline_seconds is not None:
+            return entry  # it turned back this very moment: what it waited for is of no use any more
         held = next((result for result in results if not result.sent), None)
         if held is not None:
             first, last = HELD_SECONDS

@@ -40,6 +40,9 @@ DEFAULT_ARCHIVE_AFTER = timedelta(days=7)
 # A saga of ours that is not in memory may have been accepted since the list was made: one that was written so
 # recently is left alone.
 SWEEP_GRACE_SECONDS = 2.0
+# During an upgrade, sagas of definitions that this replica does not have are for those that do. One that
+# nobody has taken for so long is claimed all the same, to be parked.
+STRANGE_SECONDS = 60.0
 PRUNE_BATCH = 1_000
 START_BATCH = 64
 # Batches in flight, of entries and of acceptances each: while one is written, the engine makes the next.
@@ -50,7 +53,14 @@ BEGIN_ATTEMPTS = 5
 
 
 class Journal(SagaLog):
-    """The durable log of one replica; others write to the same tables, and the fence keeps them apart."""
+    """The durable log of one replica; others write to the same tables, and the fence keeps them apart.
+
+    Args:
+        database: The journal's.
+        replica: Names this replica; new at every start of the process.
+        archive_after: Finished sagas that did not change for so long are archived.
+        drives: The definitions that this replica claims sagas of, as `Definitions.names`; None: of all.
+    """
 
     def __init__(
         self,
@@ -58,10 +68,12 @@ class Journal(SagaLog):
         replica: str,
         *,
         archive_after: timedelta = DEFAULT_ARCHIVE_AFTER,
+        drives: Collection[str] | None = None,
     ) -> None:
         self._database = database
         self.replica = replica
         self._archive_after = archive_after
+        self._drives = None if drives is None else list(drives)
         self._entries: Batcher[Entry, Written] = Batcher(
             self._write_batch, metrics.group_commit("write"), gives_up=_is_away, writers=WRITERS
         )
@@ -218,6 +230,8 @@ class Journal(SagaLog):
             "in_memory": list(in_memory),
             "limit": limit,
             "grace": SWEEP_GRACE_SECONDS,
+            "drives": self._drives,
+            "strange": STRANGE_SECONDS,
         }
         rows = await self._database.fetch(sql.CLAIM_NEWEST if newest_first else sql.CLAIM_OLDEST, params)
         return [row["id"] for row in rows]

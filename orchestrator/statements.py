@@ -14,8 +14,8 @@ _EVENT_COLUMNS = "saga_id, seq, step, op, attempt, outcome, detail, recorded, re
 _QUALIFIED = ", ".join(f"v.{name.strip()}" for name in _EVENT_COLUMNS.split(","))
 
 # A delay of NULL leaves next_run alone: most writes then touch no indexed column, and PostgreSQL updates the
-# row in place. A saga that ends gives its order to the one that waits longest, in the same transaction. One that
-# is withdrawn while it waits has no order to give: its holder still has it.
+# row in place. A saga that ends gives its order to the one that waits longest, in the same transaction. One
+# that is withdrawn while it waits has no order to give: its holder still has it.
 WRITE_ENTRIES = statement(
     "write_entries",
     f"""
@@ -295,6 +295,10 @@ _CLAIM = """
      WHERE id IN (
         SELECT s.id FROM saga s
          WHERE s.state IN ('RUNNING', 'COMPENSATING') AND s.next_run <= clock_timestamp()
+           AND (%(drives)s::text[] IS NULL
+                OR s.kind || ' ' || s.version || ' ' || s.definition_hash = ANY (%(drives)s::text[])
+                OR greatest(s.next_run, s.update_time)
+                   < clock_timestamp() - make_interval(secs => %(strange)s::float8))
            AND (s.owner IS NULL
                 OR (s.owner = %(replica)s::text AND s.id <> ALL (%(in_memory)s::uuid[])
                     AND s.update_time < clock_timestamp() - make_interval(secs => %(grace)s::float8))
