@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -26,8 +26,8 @@ TIMES = frozenset({"next_run", "deadline", "create_time", "update_time"})
 class Logs(Protocol):
     """One durable log, seen by as many replicas as a test wants."""
 
-    def of(self, replica: str) -> SagaLog:
-        """The log as a replica has it."""
+    def of(self, replica: str, drives: Collection[str] | None = None) -> SagaLog:
+        """The log as a replica has it, which claims sagas of these definitions only; None: of all."""
 
     async def move_back(self, saga_id: UUID, column: str, seconds: float) -> None:
         """Let a time of a saga be earlier."""
@@ -61,9 +61,11 @@ class PostgresLogs(Logs):
         self.tasks: list[asyncio.Task[None]] = []
 
     @override
-    def of(self, replica: str) -> SagaLog:
+    def of(self, replica: str, drives: Collection[str] | None = None) -> SagaLog:
         if replica not in self._journals:
-            journal = self._journals[replica] = Journal(self._database, replica, archive_after=ARCHIVE_AFTER)
+            journal = self._journals[replica] = Journal(
+                self._database, replica, archive_after=ARCHIVE_AFTER, drives=drives
+            )
             self.tasks.append(asyncio.create_task(journal.run()))
         return self._journals[replica]
 
@@ -115,8 +117,8 @@ class MemoryLogs(Logs):
         self.store = MemoryStore(_now)
 
     @override
-    def of(self, replica: str) -> SagaLog:
-        return MemoryJournal(self.store, replica, archive_after=ARCHIVE_AFTER)
+    def of(self, replica: str, drives: Collection[str] | None = None) -> SagaLog:
+        return MemoryJournal(self.store, replica, archive_after=ARCHIVE_AFTER, drives=drives)
 
     @override
     async def move_back(self, saga_id: UUID, column: str, seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chassis.clock import SystemClock
 from chassis.ids import new_id, uuid7_floor
 from orchestrator.entries import State
-from orchestrator.journal import RAMP_PER_SECOND
+from orchestrator.journal import RAMP_PER_SECOND, STRANGE_SECONDS
 from orchestrator.saga_log import SagaLog, Written
 from tests.contract.entries import LEASE_SECONDS, acceptance, begun, begun_behind, entry, state_of
 from tests.contract.logs import ARCHIVE_AFTER, Logs
@@ -134,6 +134,23 @@ async def test_what_is_not_under_way_is_left_alone(logs: Logs, state: State) -> 
     else:
         await one.write(entry(await begun(one), state=state, answer=b""))
     assert await claimed(logs.of("two")) == set()
+
+
+async def test_sagas_of_definitions_that_a_replica_does_not_have_are_left_to_those_that_do(
+    logs: Logs,
+) -> None:
+    saga_id = await released(logs)
+    stranger, friend = logs.of("two", drives=["place_order 1 other"]), logs.of("three", ["place_order 1 h"])
+    assert await claimed(stranger) == set()
+    assert await claimed(friend) == {saga_id}
+
+
+async def test_a_saga_that_nobody_knows_is_claimed_all_the_same_after_a_while(logs: Logs) -> None:
+    stranger = logs.of("two", drives=[])
+    saga_id = await released(logs, STRANGE_SECONDS + 1)
+    assert await claimed(stranger) == set()
+    await logs.move_back(saga_id, "update_time", STRANGE_SECONDS + 1)
+    assert await claimed(stranger) == {saga_id}
 
 
 # --- which of them, in which order ---

@@ -45,11 +45,13 @@ class MemoryJournal(SagaLog):
         link: Link | None = None,
         *,
         archive_after: timedelta = DEFAULT_ARCHIVE_AFTER,
+        drives: Collection[str] | None = None,
     ) -> None:
         self.store = store
         self.replica = replica
         self._link = link or DirectLink()
         self._archive_after = archive_after
+        self._drives = drives
 
     @override
     async def accept(self, acceptance: Acceptance) -> Accepted:
@@ -111,7 +113,9 @@ class MemoryJournal(SagaLog):
     async def claim(self, in_memory: Collection[UUID], *, limit: int, newest_first: bool) -> Sequence[UUID]:
         names = frozenset(in_memory)  # as it is now: what comes meanwhile is kept by the grace
         return await self._link.ask(
-            lambda: self.store.claim(self.replica, names, limit=limit, newest_first=newest_first)
+            lambda: self.store.claim(
+                self.replica, names, limit=limit, newest_first=newest_first, drives=self._drives
+            )
         )
 
     @override

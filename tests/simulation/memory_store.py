@@ -29,6 +29,7 @@ from orchestrator.journal import (
     PRUNE_BATCH,
     RAMP_PER_SECOND,
     START_BATCH,
+    STRANGE_SECONDS,
     SWEEP_GRACE_SECONDS,
     WAKE_BATCH,
 )
@@ -307,16 +308,28 @@ class MemoryStore:
         self.replicas[replica] = self.now() + lease_seconds
 
     def claim(
-        self, replica: str, in_memory: Collection[UUID], *, limit: int, newest_first: bool
+        self,
+        replica: str,
+        in_memory: Collection[UUID],
+        *,
+        limit: int,
+        newest_first: bool,
+        drives: Collection[str] | None = None,
     ) -> list[UUID]:
         self.start_waiting()
-        due = [row for row in self.sagas.values() if self.claimable(row, replica, in_memory)]
+        known = (row for row in self.sagas.values() if drives is None or self._is_for(row, drives))
+        due = [row for row in known if self.claimable(row, replica, in_memory)]
         due.sort(key=lambda row: row.next_run, reverse=newest_first)
         for row in due[:limit]:
             row.owner = replica
             row.epoch += 1
             self.watch(Change("claimed", replica, row))
         return [row.id for row in due[:limit]]
+
+    def _is_for(self, row: Row, drives: Collection[str]) -> bool:
+        if f"{row.kind} {row.version} {row.definition_hash}" in drives:
+            return True
+        return max(row.next_run, row.update_time) < self.now() - STRANGE_SECONDS
 
     def start_waiting(self) -> None:
         keys = {row.key: None for row in self.sagas.values() if row.state is State.WAITING}

@@ -137,8 +137,8 @@ class _InsertsAnyway(MemoryStore):
 
 class _KeepsTheEpoch(MemoryStore):
     @override
-    def claim(self, replica: str, in_memory: Any, *, limit: int, newest_first: bool) -> list[Any]:
-        claimed = super().claim(replica, in_memory, limit=limit, newest_first=newest_first)
+    def claim(self, replica: str, in_memory: Any, **choice: Any) -> list[Any]:
+        claimed = super().claim(replica, in_memory, **choice)
         for saga_id in claimed:
             self.sagas[saga_id].epoch -= 1
         return claimed

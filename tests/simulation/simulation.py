@@ -63,7 +63,9 @@ class Replica:
         self.host = Host(name)
         self.name = name
         parts, rng = simulation.parts, seeded(simulation.chance.random())
-        self.journal = parts.journal(simulation.store, name, StoreLink(simulation, name))
+        self.journal = parts.journal(
+            simulation.store, name, StoreLink(simulation, name), drives=DEFINITIONS.names
+        )
         self.executor = parts.executor(self.journal, parts.calls(simulation, name), DEFINITIONS, rng=rng)
         self.leases = Leases(self.journal, self.executor, lease_seconds=LEASE_SECONDS)
         self.operations = Operations(self.journal, self.executor, DEFINITIONS)
