@@ -19,6 +19,8 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 not found, 4 refused, 5 t
 answer, 130 interrupted.
 """
 
+STDOUT = 1
+
 app = typer.Typer(
     name="sagacity",
     help=_HELP,
@@ -56,9 +58,9 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # Who reads has seen enough. Nothing is flushed into the closed pipe at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # What typer makes of a closed pipe: who reads has seen enough. Nothing more is flushed into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         return ExitCode.OK
     return int(code or 0)
 

@@ -18,7 +18,7 @@ from cli.output import safe
 
 MAX_REASON_CHARACTERS = 500
 MAX_ACTOR_CHARACTERS = 200
-_AGE = re.compile(r"(\d{1,9})([smhd])")
+_AGE = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Address: TypeAlias = Annotated[
