@@ -277,9 +277,43 @@ class OrderQuery(PageQuery):
     state: OrderStateName | None = None
 
 
+_NamePattern = StringConstraints(pattern=r"^([a-z][a-z0-9_]{0,62})?$")
+
+
 class SagaQuery(PageQuery):
     """Which sagas to list."""
 
     state: SagaStateName | None = None
-    kind: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9_]{0,62})?$")] = ""
+    kind: Annotated[str, _NamePattern] = ""
     order_id: UuidText | None = None
+    step: Annotated[str, _NamePattern] = ""
+    error_fingerprint: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,63}$")] = ""
+    older_than_seconds: Annotated[int, BeforeValidator(_decimal_digits), Field(ge=0)] | None = None
+    open: Literal["true", "false"] = "false"
+    archived: Literal["true", "false"] = "false"
+
+
+SagaVerbName = Literal["retry", "skip", "compensate", "pause", "resume", "cancel"]
+StepName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+OutputJson = Annotated[str, StringConstraints(min_length=2, max_length=32_768)]
+
+
+class SagaVerb(Body):
+    """Why an operator asks for it; it is journaled with the saga, with who asked."""
+
+    reason: Annotated[Reason, Field(examples=["the provider is back"])]
+
+
+class SagaSkip(SagaVerb):
+    """Which step is taken for done, and the reply that it is taken to have given, as JSON text."""
+
+    step: Annotated[StepName, Field(examples=["restock"])]
+    output_json: Annotated[OutputJson, Field(examples=["{}"])]
+
+
+class SagaPreviewQuery(Query):
+    """Which verb to preview; `step` and `output_json` are for skip."""
+
+    verb: SagaVerbName
+    step: Annotated[str, _NamePattern] = ""
+    output_json: Annotated[str, StringConstraints(max_length=8_192, pattern=r"^[^\x00]*$")] = ""

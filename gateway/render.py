@@ -1,5 +1,6 @@
 """Protobuf to views: one function per message, nothing else."""
 
+import json
 from datetime import UTC, datetime
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -208,6 +209,28 @@ def saga(message: sagas_pb2.Saga) -> views.SagaView:
         create_time=_time(message.create_time, present=message.HasField("create_time")),
         update_time=_time(message.update_time, present=message.HasField("update_time")),
         refusal=refusal(message.refusal) if message.HasField("refusal") else None,
+        step=message.step or None,
+        waiting_for=message.waiting_for or None,
+        error_fingerprint=message.error_fingerprint or None,
+        last_error=message.last_error or None,
+        overdue=message.overdue,
+        pivot_intended=message.pivot_intended,
+    )
+
+
+def saga_plan(message: sagas_pb2.PreviewResponse) -> views.SagaPlanView:
+    """Renders what a verb would do."""
+    return views.SagaPlanView(
+        calls=[
+            views.PlannedCallView(
+                step=call.step,
+                operation=call.operation,
+                rpc=call.rpc,
+                request=json.loads(call.request_json) if call.request_json else None,
+            )
+            for call in message.calls
+        ],
+        state=word(sagas_pb2.SagaState.DESCRIPTOR, message.state, "SAGA_STATE_"),
     )
 
 
@@ -221,4 +244,6 @@ def timeline_entry(message: sagas_pb2.TimelineEntry) -> views.TimelineEntryView:
         outcome=message.outcome,
         detail=message.detail,
         time=_time(message.time, present=message.HasField("time")),
+        actor=message.actor or None,
+        reason=message.reason or None,
     )

@@ -228,6 +228,28 @@ class SagaView(View):
     create_time: datetime | None
     update_time: datetime | None
     refusal: RefusalView | None
+    step: Annotated[str | None, Field(description="The step that is being tried.")]
+    waiting_for: Annotated[str | None, Field(description="The participant that it waits for.")]
+    error_fingerprint: Annotated[str | None, Field(description="Equal for equal errors.")]
+    last_error: str | None
+    overdue: bool
+    pivot_intended: Annotated[bool, Field(description="From then on it only goes forward.")]
+
+
+class PlannedCallView(View):
+    """A call that would be sent; `request` is null where it depends on replies that are not known yet."""
+
+    step: str
+    operation: Annotated[str, Field(examples=["undo"])]
+    rpc: Annotated[str, Field(examples=["/sagacity.payments.v1.Payments/Reverse"])]
+    request: dict[str, Any] | None
+
+
+class SagaPlanView(View):
+    """What a verb would send, in order, and where the saga would stand were all of it to succeed."""
+
+    calls: list[PlannedCallView]
+    state: Annotated[str, Field(examples=["compensated"])]
 
 
 class TimelineEntryView(View):
@@ -240,6 +262,8 @@ class TimelineEntryView(View):
     outcome: str
     detail: str
     time: datetime | None
+    actor: Annotated[str | None, Field(description="Who asked, for an operator's verb.")]
+    reason: Annotated[str | None, Field(description="Why, for an operator's verb.")]
 
 
 class FieldErrorView(View):

@@ -56,6 +56,15 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "restock": True,
     },
     ("POST", f"/orders/{UUID}/shipment"): {"carrier": "DHL", "tracking_number": "1"},
+    **{
+        ("POST", f"/admin/sagas/{UUID}/{verb}"): {"reason": "the provider is back"}
+        for verb in ("retry", "compensate", "pause", "resume", "cancel")
+    },
+    ("POST", f"/admin/sagas/{UUID}/skip"): {
+        "reason": "it was done by hand",
+        "step": "restock",
+        "output_json": "{}",
+    },
 }
 READS = [
     "/users/me",
@@ -72,6 +81,7 @@ READS = [
     "/admin/sagas",
     f"/admin/sagas/{UUID}",
     f"/admin/sagas/{UUID}/timeline",
+    f"/admin/sagas/{UUID}/preview",
 ]
 ROUTES = list(BODIES)
 IDS = [f"{method} {path}" for method, path in ROUTES]
@@ -271,7 +281,9 @@ async def test_any_bytes_as_a_body_are_no_500(
 @FUZZ
 @given(
     path=st.sampled_from(READS),
-    name=st.sampled_from(["page_size", "page_token", "state", "kind", "order_id", "category", "surprise"]),
+    name=st.sampled_from(
+        ["page_size", "page_token", "state", "kind", "order_id", "category", "step", "verb", "surprise"]
+    ),
     value=st.text(max_size=30)
     | st.integers().map(str)
     | st.sampled_from(["1.0", " 1", "1_0", "+1", "\x00", "0"]),
