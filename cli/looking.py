@@ -208,8 +208,8 @@ def check(*, as_json: AsJson = False, address: Address = None, identity_key_file
         document({"ok": not lost and not parked, "definitions": [plain(use) for use in uses]})
     else:
         console().print(tables.definitions(uses))
-    problems = [f"{lost} open sagas have a definition that this code does not have"] if lost else []
-    problems += [f"{parked} sagas are parked: they need a person"] if parked else []
+    problems = [f"open sagas whose definition this code does not have: {lost}"] if lost else []
+    problems += [f"sagas that are parked and need a person: {parked}"] if parked else []
     if problems:
         raise CommandError(ExitCode.CHECK_FAILED, "CHECK_FAILED", "; ".join(problems))
 

@@ -54,6 +54,7 @@ class Participants(grpc.GenericRpcHandler):
     """All participants in one server: an empty reply to everything, but for what a test says."""
 
     faults: dict[str, Fault] = field(default_factory=dict)
+    replies: dict[str, bytes] = field(default_factory=dict)
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
 
@@ -70,14 +71,14 @@ class Participants(grpc.GenericRpcHandler):
                 status = grpc_errors.to_status(fault, "sagacity.test").SerializeToString()
                 details = ((grpc_errors.STATUS_METADATA_KEY, status),)
                 await context.abort(grpc_errors.status_code(fault.kind), fault.message, details)
-            return b""
+            return self.replies.get(name, b"")
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
     def reset(self) -> None:
         for event in self.holds.values():
             event.set()
-        for part in (self.faults, self.holds, self.seen):
+        for part in (self.faults, self.replies, self.holds, self.seen):
             part.clear()
 
 
