@@ -97,21 +97,21 @@ class Operator:
         Raises:
             CommandError: as `call`; UNAVAILABLE after MAX_RECONNECTS.
         """
-        lost, sequence = 0, 0
+        lost, sequence, connected_once = 0, 0, False
         while True:
             try:
                 async for message in self._stream(saga_id):
                     new = [entry for entry in message.entries if entry.sequence > sequence]
                     sequence = max([sequence, *(entry.sequence for entry in new)])
                     yield sagas_pb2.WatchSagasResponse(sagas=message.sagas, entries=new)
-                    lost = 0
+                    lost, connected_once = 0, True
             except grpc.aio.AioRpcError as error:
                 fault = grpc_errors.from_error(error)
                 lost += 1
                 if fault.kind not in _GOES_ON or lost > MAX_RECONNECTS:
                     raise failure(fault, self._target) from None
                 # Who was never there is not waited for.
-                if lost == 1 and sequence == 0 and not fault.domain:
+                if not connected_once and not fault.domain:
                     raise failure(fault, self._target) from None
                 await asyncio.sleep(RECONNECT_SECONDS)
             else:

@@ -90,6 +90,17 @@ class Stage:
     address: str
     key_file: Path
     gateway: Connection
+    process: ChildProcess
+    settings: dict[str, str]
+
+    async def restart(self, *, killed: bool) -> None:
+        """Let the orchestrator go, in order or not, and come back."""
+        if killed:
+            self.process.kill()
+        else:
+            await self.process.stop(PATIENCE_SECONDS)
+        self.process.start(self.settings)
+        await wait_until_ready(self.process, grpc_probe(self.address))
 
     async def place(self) -> sagas_pb2.PlaceOrderResponse:
         """Begin a place_order saga."""
@@ -215,19 +226,19 @@ async def whole_stage(
     address = f"{LOOPBACK}:{free_port()}"
     contexts = ("USERS", "INVENTORY", "PAYMENTS", "ORDERS")
     process = ChildProcess("orchestrator", "orchestrator", folder / "orchestrator.log", ROOT)
-    process.start(
-        {
-            **{f"SAGACITY_{name}_ADDRESS": f"{LOOPBACK}:{port}" for name in contexts},
-            "SAGACITY_ORCHESTRATOR_LISTEN": address,
-            "SAGACITY_ORCHESTRATOR_DATABASE_DSN": new_database("orchestrator"),
-            "SAGACITY_ORCHESTRATOR_IDENTITY_KEY_FILE": str(folder / "orchestrator.pem"),
-            "SAGACITY_IDENTITY_KEYS_FILE": str(folder / "keys.json"),
-        }
-    )
+    settings = {
+        **{f"SAGACITY_{name}_ADDRESS": f"{LOOPBACK}:{port}" for name in contexts},
+        "SAGACITY_ORCHESTRATOR_LISTEN": address,
+        "SAGACITY_ORCHESTRATOR_DATABASE_DSN": new_database("orchestrator"),
+        "SAGACITY_ORCHESTRATOR_IDENTITY_KEY_FILE": str(folder / "orchestrator.pem"),
+        "SAGACITY_IDENTITY_KEYS_FILE": str(folder / "keys.json"),
+        "SAGACITY_ORCHESTRATOR_LEASE_SECONDS": "1",
+    }
+    process.start(settings)
     await wait_until_ready(process, grpc_probe(address))
     gateway = Connection(address, ServiceIdentity("gateway", pairs["gateway"][0]))
     try:
-        yield Stage(participants, address, folder / "operator.pem", gateway)
+        yield Stage(participants, address, folder / "operator.pem", gateway, process, settings)
     finally:
         participants.reset()
         await gateway.close()

@@ -205,6 +205,28 @@ async def test_watching_the_open_sagas_goes_on_until_it_is_interrupted(stage: An
         assert (process.returncode, err) == (130, b"")
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_watcher_outlives_the_orchestrator_that_it_asked(stage: Any, killed: bool) -> None:
+    saga_id = await running(stage)
+    one = await stage.start("sagas", "watch", saga_id, "--json")
+    every = await stage.start("sagas", "watch", "--json")
+    for process in (one, every):
+        assert saga_id in (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    await stage.restart(killed=killed)
+    while not json.loads(await asyncio.wait_for(every.stdout.readline(), 20))["sagas"]:
+        pass
+    every.send_signal(signal.SIGINT)
+    await every.communicate()
+    stage.participants.reset()
+    out, err = await asyncio.wait_for(one.communicate(), 60)
+    assert (one.returncode, err) == (0, b"")
+    documents = [json.loads(line) for line in out.decode().splitlines()]
+    assert documents[-1]["saga"]["state"] == "completed"
+    sequences = [entry["sequence"] for each in documents for entry in each["timeline"]]
+    # Nothing twice, nothing left out: the first document had the others.
+    assert sequences == list(range(sequences[0], sequences[-1] + 1))
+
+
 async def test_check_fails_while_a_saga_is_parked(stage: Any) -> None:
     await parked(stage)
     said = await stage.sagas("check", "--json")

@@ -7,7 +7,11 @@ import json
 import pytest
 
 from chassis.errors import FaultKind
+from chassis.ids import new_id
 from orchestrator.entries import State, Verb
+from orchestrator.operations import planned
+from orchestrator.progress import Progress
+from orchestrator.sagas.place_order import PLACE_ORDER, PlaceOrder
 from sagacity.common.v1.saga_step_pb2 import OPERATION_UNDO
 from sagacity.inventory.v1.inventory_pb2 import ReleaseReservationRequest
 from tests.integration.orchestrator.operated import (
@@ -140,6 +144,23 @@ async def test_a_preview_names_the_calls_that_are_then_sent(
     ]
     shown = [json.loads(call.request_json)["sagaStep"]["step"] for call in plan.calls]
     assert shown == [call.step for call in plan.calls]
+
+
+async def test_a_preview_shows_no_request_that_depends_on_a_reply_which_nobody_has_yet() -> None:
+    params = PlaceOrder("u", "o", "r", "p", [("MUG", 1)], "EUR", "a", "m")
+    progress = Progress(PLACE_ORDER, new_id(), params, State.RUNNING, epoch=1, sequence=0)
+    progress.begin()
+    plan = planned(progress)
+    assert plan.state is State.COMPLETED
+    assert [(call.step, call.request_json != "") for call in plan.calls] == [
+        ("order", True),
+        ("customer", True),
+        ("reservation", True),
+        ("quote", False),
+        ("payment", False),
+        ("stock", True),
+        ("confirmation", False),
+    ]
 
 
 async def test_a_saga_that_does_not_load_can_be_paused_and_looked_at_and_parks_again(
