@@ -21,6 +21,7 @@ from orchestrator import metrics
 from orchestrator import statements as sql
 from orchestrator.arrays import bytes_array, plain_array, text_array
 from orchestrator.batching import Batcher
+from orchestrator.beginning import KEY_LIFETIME, begin_behind, found, key_of
 from orchestrator.entries import REQUESTED, VERB_STATES, Command, Entry, Event, State
 from orchestrator.saga_log import (
     Acceptance,
@@ -30,12 +31,10 @@ from orchestrator.saga_log import (
     SagaRow,
     Standing,
     Written,
-    order_busy,
 )
 
 WRITE_RETRY_SECONDS = 0.5
 WRITE_ATTEMPTS = 10
-KEY_LIFETIME = timedelta(hours=24)
 DEFAULT_ARCHIVE_AFTER = timedelta(days=7)
 # A saga of ours that is not in memory may have been accepted since the list was made: one that was written so
 # recently is left alone.
@@ -98,16 +97,16 @@ class Journal(SagaLog):
     async def accept(self, acceptance: Acceptance) -> Accepted:
         if await self._acceptances.submit(acceptance):
             return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True)
-        found = await self.find(acceptance)
-        if found is None:
+        known = await self.find(acceptance)
+        if known is None:
             # Its key expired between the two statements: the caller asks again.
             raise unavailable("whether the request was accepted is not known; send it again")
-        return found
+        return known
 
     @override
     async def accept_behind(self, acceptance: Acceptance) -> Accepted:
         async def begin(tx: Transaction) -> Accepted:
-            return await _begin_behind(tx, acceptance)
+            return await begin_behind(tx, acceptance)
 
         for _ in range(BEGIN_ATTEMPTS):
             try:
@@ -118,8 +117,8 @@ class Journal(SagaLog):
 
     @override
     async def find(self, acceptance: Acceptance) -> Accepted | None:
-        rows = await self._database.fetch(sql.FIND_KEY, _key_of(acceptance))
-        return _found(rows[0], acceptance) if rows else None
+        rows = await self._database.fetch(sql.FIND_KEY, key_of(acceptance))
+        return found(rows[0], acceptance) if rows else None
 
     @override
     async def holder(self, key: UUID) -> Holder | None:
@@ -308,44 +307,6 @@ class Journal(SagaLog):
         return [item.saga_id in fresh for item in acceptances]
 
 
-async def _begin_behind(tx: Transaction, acceptance: Acceptance) -> Accepted:
-    # Who comes first, waits first: one at a time for one order.
-    await tx.fetch(sql.LOCK_ORDER, {"key": acceptance.key})
-    known = await tx.fetch(sql.FIND_KEY, _key_of(acceptance))
-    if known:
-        return _found(known[0], acceptance)
-    holders = await tx.fetch(sql.LOCK_HOLDER, {"key": acceptance.key})
-    if holders and holders[0]["state"] == State.PARKED:
-        raise order_busy(holders[0]["id"])
-    waits = bool(holders) or bool(await tx.fetch(sql.FIND_WAITING, {"key": acceptance.key}))
-    named = await tx.fetch(
-        sql.NAME_SAGA,
-        {
-            **_key_of(acceptance),
-            "request_hash": acceptance.request_hash,
-            "saga_id": acceptance.saga_id,
-            "lifetime": KEY_LIFETIME.total_seconds(),
-        },
-    )
-    if not named:
-        return _found((await tx.fetch(sql.FIND_KEY, _key_of(acceptance)))[0], acceptance)
-    await tx.fetch(
-        sql.BEGIN_BEHIND,
-        {
-            "id": acceptance.saga_id,
-            "kind": acceptance.kind,
-            "version": acceptance.version,
-            "definition_hash": acceptance.definition_hash,
-            "key": acceptance.key,
-            "state": "WAITING" if waits else "RUNNING",
-            "owner": None if waits else acceptance.owner,
-            "context": acceptance.context,
-            "deadline": acceptance.deadline.total_seconds(),
-        },
-    )
-    return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True, waiting=waits)
-
-
 def saga_row(row: Row) -> SagaRow:
     """Make a SagaRow of a row of the table `saga`."""
     values = {name: row[name] for name in _STORED_NAMES}
@@ -373,18 +334,8 @@ def event_of(row: Row) -> Event:
     )
 
 
-def _found(row: Row, acceptance: Acceptance) -> Accepted:
-    # A batch whose commit was cut and that was written again finds its own row: it is ours to drive.
-    fresh = row["saga_id"] == acceptance.saga_id
-    return Accepted(row["saga_id"], bytes(row["request_hash"]), row["answer"], fresh=fresh)
-
-
 def _is_away(error: Exception) -> bool:
     return isinstance(error, Fault)
-
-
-def _key_of(acceptance: Acceptance) -> dict[str, Any]:
-    return {"caller": acceptance.caller, "rpc": acceptance.rpc, "key": acceptance.idempotency_key}
 
 
 def _event_columns(items: Sequence[tuple[str, int, tuple[Event, ...]]]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from chassis.ids import moment_of
+from orchestrator.beginning import KEY_LIFETIME
 from orchestrator.entries import (
     OPEN_STATES,
     REQUESTED,
@@ -25,7 +26,6 @@ from orchestrator.entries import (
     Verb,
 )
 from orchestrator.journal import (
-    KEY_LIFETIME,
     PRUNE_BATCH,
     RAMP_PER_SECOND,
     START_BATCH,

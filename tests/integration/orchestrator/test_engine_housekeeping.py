@@ -11,7 +11,7 @@ import pytest
 
 from chassis.clock import SystemClock
 from chassis.ids import new_id, uuid7_floor
-from orchestrator import journal
+from orchestrator import beginning, journal
 from orchestrator.entries import State
 from orchestrator.saga_log import Acceptance
 from tests.integration.orchestrator.scripted import FULL, NO, Params, Replica, Script, replica
@@ -160,7 +160,7 @@ async def test_a_key_is_good_for_its_whole_time(new_database: NewDatabase) -> No
         (row,) = await one.rows(
             "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 AS left FROM idempotency"
         )
-    assert row["left"] == pytest.approx(journal.KEY_LIFETIME.total_seconds(), abs=60)
+    assert row["left"] == pytest.approx(beginning.KEY_LIFETIME.total_seconds(), abs=60)
 
 
 async def test_replicas_that_are_long_gone_are_forgotten_and_those_that_live_are_not(
