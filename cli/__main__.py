@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -62,6 +63,9 @@ def run(arguments: Sequence[str]) -> int:
         # What typer makes of a closed pipe: who reads has seen enough. Nothing more is flushed into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         return ExitCode.OK
+    except Exception:  # noqa: BLE001 - not 1, which says that a check failed
+        traceback.print_exc()
+        return ExitCode.BUG
     return int(code or 0)
 
 

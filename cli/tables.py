@@ -15,6 +15,7 @@ from cli.output import safe
 from sagacity.sagas.v1 import sagas_pb2
 
 INTENDED = "intended"
+REQUESTED = "requested"
 STATE_STYLES = {
     "running": "cyan",
     "compensating": "yellow",
@@ -29,7 +30,7 @@ _OUTCOME_STYLES = {
     "done": "green",
     "refused": "red",
     "unknown": "yellow",
-    "requested": "magenta",
+    REQUESTED: "magenta",
 }
 _RIGHT = frozenset({"#", "age", "tries", "after", "took", "open", "parked", "version", "try"})
 
@@ -97,7 +98,7 @@ def saga_facts(saga: sagas_pb2.Saga, now: datetime) -> Table:
         ("next try", _stamp(saga.next_attempt_time) if saga.HasField("next_attempt_time") else ""),
         ("waits for", safe(saga.waiting_for)),
         ("pivot", "intended: it only goes forward" if saga.pivot_intended else ""),
-        ("driven by", f"{safe(saga.owner) or 'nobody'} (epoch {saga.epoch})"),
+        ("driven by", _driver(saga)),
         ("last error", safe(saga.last_error)),
         ("fingerprint", safe(saga.error_fingerprint)),
     ]
@@ -137,9 +138,30 @@ def timeline(entries: Sequence[sagas_pb2.TimelineEntry]) -> Table:
     return table
 
 
+def steps(entries: Sequence[sagas_pb2.TimelineEntry]) -> Table:
+    """One line a call of a step: how often it was tried, what became of it, how long all of it took."""
+    table = _table("step", "tries", "outcome", "took")
+    begun: dict[tuple[str, str], datetime] = {}
+    last: dict[tuple[str, str], sagas_pb2.TimelineEntry] = {}
+    for entry in entries:
+        if entry.step and entry.outcome != REQUESTED:
+            call = (entry.operation, entry.step)
+            begun.setdefault(call, _moment(entry.time))
+            last[call] = entry
+    for call, entry in last.items():
+        ended = entry.outcome != INTENDED
+        table.add_row(
+            safe(" ".join(call)),
+            str(entry.attempt or ""),
+            Text(safe(entry.outcome), style=_OUTCOME_STYLES.get(entry.outcome, "")),
+            duration(_moment(entry.time) - begun[call]) if ended else "",
+        )
+    return table
+
+
 def whole(saga: sagas_pb2.Saga, entries: Sequence[sagas_pb2.TimelineEntry], now: datetime) -> Group:
-    """A saga and its timeline."""
-    return Group(saga_facts(saga, now), timeline(entries))
+    """A saga, its timeline, and what its steps took."""
+    return Group(saga_facts(saga, now), timeline(entries), steps(entries))
 
 
 def plan(preview: sagas_pb2.PreviewResponse) -> Group:
@@ -171,6 +193,11 @@ def definitions(uses: Iterable[sagas_pb2.DefinitionUse]) -> Table:
 def _detail(entry: sagas_pb2.TimelineEntry) -> str:
     asked = f"{entry.actor}: {entry.reason}" if entry.actor or entry.reason else ""
     return "; ".join(filter(None, (asked, entry.detail)))
+
+
+def _driver(saga: sagas_pb2.Saga) -> str:
+    ended = saga.state in {sagas_pb2.SAGA_STATE_COMPLETED, sagas_pb2.SAGA_STATE_COMPENSATED}
+    return "" if ended else f"{safe(saga.owner) or 'nobody'} (epoch {saga.epoch})"
 
 
 def _table(*columns: str) -> Table:

@@ -166,3 +166,14 @@ def test_fields_that_are_wrong_are_named_and_silence_has_an_address() -> None:
     assert told.message == "step: is odd; reason: is empty"
     silent = failure(Fault(FaultKind.UNAVAILABLE, "UNAVAILABLE", "no route"), "here:1")
     assert silent.message == "the orchestrator at here:1 does not answer: no route"
+
+
+def test_a_bug_is_told_from_a_check_that_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_arguments: list[str], **_options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("cli.__main__.app", broken)
+    assert run(["sagas", "check"]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err

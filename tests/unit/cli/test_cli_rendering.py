@@ -114,6 +114,7 @@ def test_a_timeline_shows_the_time_between_entries_and_that_of_each_call() -> No
     assert body[1][2:] == ["100", "ms", "do", "payment", "1", "unknown", "100", "ms"]
     assert body[2][2:] == ["2.0", "s", "do", "payment", "2", "done", "2.0", "s"]
     assert body[3][2:] == ["6.9", "s", "cancel", "requested", "ops:", "why"]
+    assert "do payment       2   done      2.1 s" in printed(tables.steps(entries))
 
 
 def test_a_plan_without_calls_says_so() -> None:
