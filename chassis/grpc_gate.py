@@ -28,7 +28,8 @@ DEFAULT_DEADLINE_SECONDS = 10.0
 MAX_HANDLER_SECONDS = 60.0
 # A stream has no deadline of its own: who wants more of it calls again.
 MAX_STREAM_SECONDS = 3_600.0
-MAX_STREAMS = 100
+# Each asks the database again and again, beside the calls that matter more.
+MAX_STREAMS = 32
 STREAM_RETRY = timedelta(seconds=1)
 MAX_REQUEST_ID_CHARACTERS = 64
 # What answers without a token: probes, and reflection where it is switched on.
