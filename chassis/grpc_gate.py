@@ -30,6 +30,7 @@ MAX_HANDLER_SECONDS = 60.0
 MAX_STREAM_SECONDS = 3_600.0
 # Each asks the database again and again, beside the calls that matter more.
 MAX_STREAMS = 32
+LAST_WRITE_SECONDS = 1.0
 STREAM_RETRY = timedelta(seconds=1)
 MAX_REQUEST_ID_CHARACTERS = 64
 # What answers without a token: probes, and reflection where it is switched on.
@@ -245,7 +246,24 @@ async def _pump(handler: Handler, request: Any, context: Context) -> None:
     messages: AsyncGenerator[Any, None] = handler.unary_stream(request, context)  # type: ignore[misc, arg-type, assignment]
     async with aclosing(messages):
         async for message in messages:
-            await context.write(handler.response_serializer(message))  # type: ignore[misc]
+            await _written(context, handler.response_serializer(message))  # type: ignore[misc]
+
+
+async def _written(context: Context, raw: bytes) -> None:
+    """Write a message; who is cancelled meanwhile lets it end, within a bound.
+
+    While one is on its way gRPC takes no status, and the caller would not hear why its stream ends.
+    """
+    writing = asyncio.ensure_future(context.write(raw))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing}, timeout=LAST_WRITE_SECONDS)
+        if not writing.done():
+            writing.cancel()
+        elif not writing.cancelled():
+            writing.exception()  # looked at: nobody else will
+        raise
 
 
 def _leaving() -> Fault:

@@ -199,7 +199,23 @@ async def test_there_are_only_so_many_streams_at_once(world: World, monkeypatch:
     await asyncio.wait_for(world.watched.ended.wait(), TIMEOUT_SECONDS)
 
 
-async def test_a_server_that_stops_sends_its_streams_elsewhere_and_does_not_wait_for_them(
+async def test_a_stream_that_waits_for_its_next_message_is_sent_elsewhere_at_a_stop(world: World) -> None:
+    waiting = asyncio.Event()
+
+    async def wait() -> None:
+        waiting.set()
+        await forever()
+
+    world.watched.then = wait
+    reading = asyncio.create_task(world.fault())
+    await asyncio.wait_for(waiting.wait(), TIMEOUT_SECONDS)
+    stopping = asyncio.create_task(world.server.stop())
+    fault = await reading
+    assert (fault.kind, fault.reason) == (FaultKind.UNAVAILABLE, "STOPPING")
+    await stopping
+
+
+async def test_a_server_that_stops_lets_a_message_that_is_on_its_way_arrive_and_says_why_it_ends(
     world: World,
 ) -> None:
     world.watched.then = forever

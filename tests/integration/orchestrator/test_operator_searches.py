@@ -70,7 +70,9 @@ def full_dsn(new_database: Callable[..., str]) -> str:
                 step="CASE WHEN n % 2 = 0 THEN 'payment' ELSE 'stock' END",
                 fingerprint="CASE WHEN n % 2 = 0 THEN 'away' ELSE '' END",
             )
-        connection.execute("UPDATE saga SET key = %s WHERE id = (SELECT id FROM saga ORDER BY id DESC LIMIT 1)", [KEY])
+        connection.execute(
+            "UPDATE saga SET key = %s WHERE id = (SELECT id FROM saga ORDER BY id DESC LIMIT 1)", [KEY]
+        )
         connection.execute("VACUUM ANALYZE")
     return dsn
 
