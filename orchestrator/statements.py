@@ -248,18 +248,6 @@ GET_STANDING = statement(
     """,
 )
 
-LIST_SAGAS = statement(
-    "list_sagas",
-    f"""
-    SELECT {_SAGA} FROM saga
-     WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
-       AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
-       AND (%(key)s::uuid IS NULL OR key = %(key)s::uuid)
-       AND (%(before)s::uuid IS NULL OR id < %(before)s::uuid)
-     ORDER BY id DESC LIMIT %(limit)s::int
-    """,  # noqa: S608 - put together from constants above
-)
-
 RENEW_REPLICA = statement(
     "renew_replica",
     """
@@ -321,7 +309,8 @@ PRUNE_KEYS = statement(
 )
 
 # Both tables in one statement: a saga is in the journal or in the archive, never in both or in none. Ids are
-# UUIDv7, so the oldest come first by the primary key.
+# UUIDv7, so the oldest come first by the primary key; the bound is a sub-select, which is computed once, so
+# that the index is asked for it.
 _COLUMNS = """
     id, kind, version, definition_hash, key, state, seq, epoch, owner, context, deadline, next_run, attempts,
     pivot_intended, refusal, create_time, update_time, step, waiting_for, error_fingerprint, last_error
@@ -332,8 +321,8 @@ ARCHIVE = statement(
     f"""
     WITH old AS (
         SELECT id FROM saga
-         WHERE id < (lpad(to_hex(((extract(epoch FROM clock_timestamp()) - %(age)s::float8) * 1000)::bigint),
-                          12, '0') || repeat('0', 20))::uuid
+         WHERE id < (SELECT (lpad(to_hex(((extract(epoch FROM clock_timestamp()) - %(age)s::float8)
+                                          * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid)
            AND state IN ('COMPLETED', 'COMPENSATED')
            AND update_time < clock_timestamp() - make_interval(secs => %(age)s::float8)
          ORDER BY id LIMIT %(limit)s::int FOR UPDATE SKIP LOCKED

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("chassis", "services", "orchestrator", "gateway", "deploy", "tests")
+PROGRAMS = ("chassis", "services", "orchestrator", "gateway", "cli", "deploy", "tests")
 MAX_MODULE_LINES = 400
 MAX_CHASSIS_LINES = 400
 MAX_FUNCTION_LINES = 50
