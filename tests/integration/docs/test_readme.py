@@ -23,7 +23,8 @@ _TOUR = re.compile(r"<!-- tested -->\n```bash\n(.*?)```\n```text\n(.*?)```\n", r
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # In commands and in code spans; "make sure" in prose is not a target.
-_MAKE = re.compile(r"(?:^|`)make ([a-z]+)", re.MULTILINE)
+_MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
+_TARGET = re.compile(r"^([a-z-]+):[^=\n]*## ", re.MULTILINE)
 _VOLATILE = (
     (re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),
     (re.compile(r"SG(?:-[0-9A-Z]{4}){2}"), "<order number>"),
@@ -114,8 +115,12 @@ def _anchor(line: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
-    assert set(_MAKE.findall(text_of(page))) <= targets
+    assert set(_MAKE.findall(text_of(page))) <= set(_TARGET.findall(text_of(ROOT / "Makefile")))
+
+
+def test_the_page_for_contributors_lists_every_make_target() -> None:
+    listed = re.findall(r"^\| `make ([a-z-]+)` \|", text_of(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
+    assert {*listed, "help"} == set(_TARGET.findall(text_of(ROOT / "Makefile")))
 
 
 def test_the_index_leads_to_every_page_of_the_documentation() -> None:

@@ -243,8 +243,17 @@ def test_no_step_is_called_before_its_intent_and_sequences_have_no_gap() -> None
         length += len(walk.entry.events)
 
 
-def test_only_an_error_of_our_own_domain_is_a_refusal() -> None:
-    foreign = Fault(FaultKind.FAILED_PRECONDITION, "NO", "a proxy said so")
+@pytest.mark.parametrize("kind", FaultKind)
+def test_a_refusal_is_one_of_six_kinds_and_of_our_own_domain_and_all_else_is_unknown(kind: FaultKind) -> None:
+    refusals = {
+        FaultKind.FAILED_PRECONDITION,
+        FaultKind.INVALID_ARGUMENT,
+        FaultKind.NOT_FOUND,
+        FaultKind.ALREADY_EXISTS,
+        FaultKind.PERMISSION_DENIED,
+        FaultKind.OUT_OF_RANGE,
+    }
+    ours = Fault(kind, "NO", "a participant said so", domain="sagacity.inventory")
+    foreign = Fault(kind, "NO", "a proxy said so")
+    assert classify(ours) is (Outcome.REFUSED if kind in refusals else Outcome.UNKNOWN)
     assert classify(foreign) is Outcome.UNKNOWN
-    assert classify(REFUSAL) is Outcome.REFUSED
-    assert classify(TIMEOUT) is Outcome.UNKNOWN
