@@ -11,7 +11,13 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from psycopg.errors import UniqueViolation
+from psycopg.errors import (
+    DeadlockDetected,
+    LockNotAvailable,
+    QueryCanceled,
+    SerializationFailure,
+    UniqueViolation,
+)
 from typing_extensions import override
 
 from chassis.crash_points import crash_point
@@ -49,6 +55,8 @@ WRITERS = 2
 WAKE_BATCH = 10_000
 RAMP_PER_SECOND = 20.0
 BEGIN_ATTEMPTS = 5
+# What one row of a batch may be to blame for: somebody else has its lock, and kept it.
+_OF_ONE_ROW = (DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure)
 
 
 class Journal(SagaLog):
@@ -335,7 +343,7 @@ def event_of(row: Row) -> Event:
 
 
 def _is_away(error: Exception) -> bool:
-    return isinstance(error, Fault)
+    return isinstance(error, Fault) and not isinstance(error.__cause__, _OF_ONE_ROW)
 
 
 def _event_columns(items: Sequence[tuple[str, int, tuple[Event, ...]]]) -> dict[str, str]:

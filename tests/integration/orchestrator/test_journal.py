@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from chassis.errors import Fault
 from chassis.ids import new_id
 from chassis.postgres import Database, statement
 from orchestrator.entries import Entry, Event, State
@@ -23,9 +24,11 @@ DONE = Event("order", "do", 1, "done", reply=b"reply")
 
 
 @asynccontextmanager
-async def journal_on(dsn: str, replica: str = "replica-1") -> AsyncIterator[tuple[Journal, Database]]:
-    database = await Database.open(dsn, application_name="test")
-    journal = Journal(database, replica)
+async def journal_on(
+    dsn: str, *, patience_seconds: float | None = None
+) -> AsyncIterator[tuple[Journal, Database]]:
+    database = await Database.open(dsn, application_name="test", patience_seconds=patience_seconds)
+    journal = Journal(database, "replica-1")
     task = asyncio.create_task(journal.run())
     try:
         yield journal, database
@@ -134,3 +137,26 @@ async def test_the_terminal_answer_is_kept_under_the_key(new_database: Callable[
         await journal.write(entry(wanted.saga_id, state=State.COMPLETED, answer=b"answer"))
         again = await journal.accept(acceptance())
         assert (again.fresh, again.saga_id, again.answer) == (False, wanted.saga_id, b"answer")
+
+
+async def test_a_row_that_somebody_keeps_locked_harms_no_neighbour(
+    new_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody is given a second chance: who fails with the neighbour, fails.
+    monkeypatch.setattr("orchestrator.journal.WRITE_ATTEMPTS", 1)
+    dsn = new_database("orchestrator")
+    holder = await Database.open(dsn, application_name="holder")
+    lock = statement("lock", "SELECT id FROM saga WHERE id = %(id)s FOR UPDATE")
+    async with journal_on(dsn, patience_seconds=1.0) as (journal, _):
+        wanted = [acceptance(key=f"key-{number}") for number in range(8)]
+        for item in wanted:
+            await journal.accept(item)
+        async with holder.transaction() as tx:
+            await tx.fetch(lock, {"id": wanted[0].saga_id})
+            written = await asyncio.gather(
+                *(journal.write(entry(item.saga_id)) for item in wanted), return_exceptions=True
+            )
+        assert isinstance(written[0], Fault)
+        assert set(written[1:]) == {Written.YES}
+        assert await journal.write(entry(wanted[0].saga_id)) is Written.YES
+    await holder.close()

@@ -127,3 +127,19 @@ async def test_two_writers_share_what_waits_and_no_item_is_written_twice() -> No
     assert sorted(item for batch in batches for item in batch) == list(range(10))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_error_that_is_nobodys_fault_fails_the_batch_without_trying_each() -> None:
+    batches: list[list[str]] = []
+
+    async def write(items: Sequence[str]) -> list[str]:
+        batches.append(list(items))
+        raise ConnectionError("away")
+
+    batcher: Batcher[str, str] = Batcher(write, gives_up=lambda error: isinstance(error, ConnectionError))
+    task = asyncio.create_task(batcher.run())
+    answers = await asyncio.gather(*(batcher.submit(item) for item in "abc"), return_exceptions=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ConnectionError] * 3
+    assert batches == [["a", "b", "c"], ["a"]]
