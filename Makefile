@@ -43,7 +43,7 @@ sagacity: $(STAMP) ## the operator's command line (ARGS="sagas list")
 test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
 	@$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
 
-chaos: $(STAMP) ## the full figures under faults, about an hour (JSON=path writes what was seen, ARGS="-k crash")
+chaos: $(STAMP) ## the full figures under faults, more than an hour (JSON=path writes what was seen, ARGS="-k crash")
 	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs
