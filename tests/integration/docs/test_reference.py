@@ -17,6 +17,8 @@ from gateway.routes import admin, orders, products, sessions, system, users
 from gateway.routing import GuardedRoute
 from orchestrator import metrics
 from orchestrator.config import OrchestratorSettings
+from orchestrator.saga import Step
+from orchestrator.sagas import DEFINITIONS
 from services.inventory.config import InventorySettings
 from services.orders.config import OrdersSettings
 from services.payments.config import PaymentsSettings
@@ -116,4 +118,17 @@ def test_the_operations_page_lists_every_metric_of_the_engine_with_its_labels() 
     assert listed == {
         (f"{metric._name}_total" if isinstance(metric, Counter) else metric._name, metric._labelnames)
         for metric in shown
+    }
+
+
+def as_listed(step: Step) -> str:
+    name = f"**{step.name}**" if step.pivot else step.name
+    return name + (" (check)" if step.check else "") + (" (where asked)" if step.when else "")
+
+
+def test_the_architecture_page_lists_the_steps_of_every_saga_in_their_order() -> None:
+    listed = dict(re.findall(r"^\| `(\w+_order)` \| ([^|]*) \|", page("architecture.md"), re.MULTILINE))
+    assert listed == {
+        kind: ", ".join(" ∥ ".join(as_listed(step) for step in group) for group in saga.groups)
+        for (kind, _), saga in sorted(DEFINITIONS.sagas.items())
     }
