@@ -92,6 +92,17 @@ async def test_the_server_knows_our_time_outs(open_database: Any, rows: Any) -> 
     }
 
 
+async def test_who_may_not_block_others_for_long_has_shorter_time_outs(new_database: Any, rows: Any) -> None:
+    patient = await Database.open(new_database(), application_name="tests", patience_seconds=2.4)
+    settings = await rows(
+        patient,
+        "SELECT setting FROM pg_settings WHERE name = ANY(%(names)s)",
+        names=["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"],
+    )
+    await patient.close()
+    assert [row["setting"] for row in settings] == ["2400"] * 3
+
+
 async def test_a_transaction_that_raises_leaves_nothing(open_database: Any) -> None:
     database = await open_database(TABLE)
 

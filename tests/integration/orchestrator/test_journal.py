@@ -160,3 +160,21 @@ async def test_a_row_that_somebody_keeps_locked_harms_no_neighbour(
         assert set(written[1:]) == {Written.YES}
         assert await journal.write(entry(wanted[0].saga_id)) is Written.YES
     await holder.close()
+
+
+async def test_a_view_shows_who_holds_an_order_and_since_when(new_database: Callable[..., str]) -> None:
+    shown = statement("shown", "SELECT order_id, holder, kind, state, since <= now() AS past FROM order_lock")
+    async with journal_on(new_database("orchestrator")) as (journal, database):
+        wanted = acceptance()
+        await journal.accept(wanted)
+        assert await database.fetch(shown, {}) == [
+            {
+                "order_id": wanted.key,
+                "holder": wanted.saga_id,
+                "kind": "place_order",
+                "state": "RUNNING",
+                "past": True,
+            }
+        ]
+        await journal.write(entry(wanted.saga_id, state=State.COMPLETED, answer=b"answer"))
+        assert await database.fetch(shown, {}) == []

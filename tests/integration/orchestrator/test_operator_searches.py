@@ -14,6 +14,7 @@ import pytest
 
 from chassis.postgres import Database
 from orchestrator import queries
+from orchestrator import statements as sql
 from orchestrator.entries import State
 from orchestrator.queries import NOT_ENDED, Search, search, search_statement
 
@@ -284,3 +285,30 @@ def test_the_open_sagas_and_the_definitions_are_counted_without_the_finished_one
             }
             assert (statement.name, "Seq Scan" in scans) == (statement.name, False)
             assert looked_at(plan) <= MAX_ROWS_LOOKED_AT
+
+
+def test_sweeping_and_counting_look_at_open_sagas_only(full_dsn: str) -> None:
+    claim: dict[str, Any] = {
+        "replica": "replica",
+        "drives": "{place_order 1 hash}",
+        "strange": 60.0,
+        "in_memory": "{}",
+        "grace": 2.0,
+        "limit": 64,
+    }
+    with psycopg.connect(full_dsn) as connection:
+        for statement, params in (
+            (sql.CLAIM_OLDEST, claim),
+            (sql.CLAIM_NEWEST, claim),
+            (sql.START_WAITING, {"limit": 64}),
+            (sql.WAKE, {"participant": "payments", "limit": 10_000, "rate": 20.0}),
+            (sql.FIND_HOLDER, {"key": KEY}),
+            (sql.REMOVE_REPLICA, {"id": "replica"}),
+            (sql.REMOVE_EXPIRED_REPLICAS, {"lease": 3.0}),
+            (sql.CENSUS, {}),
+        ):
+            plan = explained(connection, statement.sql, params)
+            scans = {node["Node Type"] for node in nodes(plan) if node.get("Relation Name") == "saga"}
+            assert (statement.name, "Seq Scan" in scans) == (statement.name, False)
+            assert (statement.name, looked_at(plan) <= MAX_ROWS_LOOKED_AT) == (statement.name, True)
+            connection.rollback()
