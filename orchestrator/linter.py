@@ -33,6 +33,8 @@ def lint(saga: Saga[Any]) -> None:
     _lint_reads(saga)
     for step in steps:
         _lint_step(saga, step)
+    if all(step.when is not None for step in steps):
+        raise DefinitionError(f"{saga.kind}: all of its steps may be left out")
 
 
 def _lint_pivot(saga: Saga[Any], steps: list[Step]) -> None:

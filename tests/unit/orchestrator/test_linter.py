@@ -88,6 +88,10 @@ def test_a_sound_definition_is_accepted() -> None:
         ((Parallel(),), "there are no steps"),
         ((Step("a", DO, undo=UNDO), Parallel(Step("a", DO, check=True))), "two steps are named"),
         ((Step("a", DO, pivot=True, when=always),), "a pivot is part of every saga"),
+        (
+            (Step("a", DO, undo=UNDO, when=always), Step("b", DO, check=True, when=always)),
+            "all of its steps may",
+        ),
         ((Step("a", DO, pivot=True, skippable=True),), "a pivot, or a step with an undo, cannot be skipped"),
         ((Step("a", DO, undo=UNDO, skippable=True),), "a pivot, or a step with an undo, cannot be skipped"),
         ((Step("a", Action(INVENTORY, "Steal", build), undo=UNDO),), "has no RPC Steal"),
