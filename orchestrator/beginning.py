@@ -8,7 +8,7 @@ from typing import Any
 from chassis.postgres import Row, Transaction
 from orchestrator import statements as sql
 from orchestrator.entries import State
-from orchestrator.saga_log import Acceptance, Accepted, order_busy
+from orchestrator.saga_log import MAX_WAITING, Acceptance, Accepted, order_busy, too_many_waiting
 
 KEY_LIFETIME = timedelta(hours=24)
 
@@ -17,7 +17,8 @@ async def begin_behind(tx: Transaction, acceptance: Acceptance) -> Accepted:
     """Journal a saga that waits behind those of its order, or runs where there are none.
 
     Raises:
-        Fault: FAILED_PRECONDITION ORDER_BUSY behind a parked saga; nothing is written.
+        Fault: FAILED_PRECONDITION ORDER_BUSY behind a parked saga, RESOURCE_EXHAUSTED TOO_MANY_WAITING;
+            nothing is written.
         UniqueViolation: somebody else began at the same moment; try again.
     """
     # Who comes first, waits first: one at a time for one order.
@@ -28,7 +29,10 @@ async def begin_behind(tx: Transaction, acceptance: Acceptance) -> Accepted:
     holders = await tx.fetch(sql.LOCK_HOLDER, {"key": acceptance.key})
     if holders and holders[0]["state"] == State.PARKED:
         raise order_busy(holders[0]["id"])
-    waits = bool(holders) or bool(await tx.fetch(sql.FIND_WAITING, {"key": acceptance.key}))
+    waiting = len(await tx.fetch(sql.FIND_WAITING, {"key": acceptance.key, "limit": MAX_WAITING}))
+    if waiting >= MAX_WAITING:
+        raise too_many_waiting()
+    waits = bool(holders) or waiting > 0
     named = await tx.fetch(
         sql.NAME_SAGA,
         {

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -79,6 +80,7 @@ class Journal(SagaLog):
     ) -> None:
         self._database = database
         self.replica = replica
+        self.freed = asyncio.Event()
         self._archive_after = archive_after
         self._drives = None if drives is None else list(drives)
         self._entries: Batcher[Entry, Written] = Batcher(
@@ -231,7 +233,9 @@ class Journal(SagaLog):
 
     @override
     async def claim(self, in_memory: Collection[UUID], *, limit: int, newest_first: bool) -> Sequence[UUID]:
-        await self._database.fetch(sql.START_WAITING, {"limit": START_BATCH})
+        # Where somebody starts the same one, or begins on the same order, in this moment, it is theirs.
+        with suppress(UniqueViolation):
+            await self._database.fetch(sql.START_WAITING, {"limit": START_BATCH})
         params = {
             "replica": self.replica,
             "in_memory": list(in_memory),
@@ -253,12 +257,13 @@ class Journal(SagaLog):
         await self._database.fetch(sql.REMOVE_REPLICA, {"id": self.replica})
 
     @override
-    async def prune(self, lease_seconds: float) -> None:
-        await self._database.fetch(sql.PRUNE_KEYS, {"limit": PRUNE_BATCH})
+    async def prune(self, lease_seconds: float) -> bool:
+        keys = await self._database.fetch(sql.PRUNE_KEYS, {"limit": PRUNE_BATCH})
         await self._database.fetch(sql.REMOVE_EXPIRED_REPLICAS, {"lease": lease_seconds})
         params = {"age": self._archive_after.total_seconds(), "limit": PRUNE_BATCH}
         rows = await self._database.fetch(sql.ARCHIVE, params)
         metrics.ARCHIVED.inc(rows[0]["archived"])
+        return PRUNE_BATCH in {len(keys), rows[0]["archived"]}
 
     # --- batches ---
 
@@ -286,6 +291,8 @@ class Journal(SagaLog):
         }
         params |= _event_columns([(name, entry.sequence, entry.events) for name, entry in named])
         rows = await self._database.fetch(sql.WRITE_ENTRIES, params)
+        if rows and rows[0]["started"]:
+            self.freed.set()
         written = {row["id"] for row in rows}
         return [Written.YES if entry.saga_id in written else Written.FENCED for entry in entries]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 
@@ -18,6 +19,8 @@ SWEEP_BATCH = 64
 # A sweep that finds much goes on at once, within this bound.
 MAX_SWEEPS_IN_A_ROW = 16
 PRUNE_SECONDS = 60.0
+# A thousand at a time: enough for what two thousand sagas a second leave behind.
+MAX_PRUNES_IN_A_ROW = 128
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +51,8 @@ class Leases:
             group.create_task(
                 self._repeat(self.renew, min(RENEW_SECONDS, self._lease_seconds / 3)), name="lease-renew"
             )
-            group.create_task(self._repeat(self.sweep, SWEEP_SECONDS), name="lease-sweep")
+            freed = self._journal.freed
+            group.create_task(self._repeat(self.sweep, SWEEP_SECONDS, wake=freed), name="lease-sweep")
             group.create_task(self._repeat(self.prune, PRUNE_SECONDS), name="lease-prune")
 
     async def sweep(self) -> None:
@@ -74,14 +78,21 @@ class Leases:
 
     async def prune(self) -> None:
         """Forget keys whose time is over and replicas that are long gone, and archive old finished sagas."""
-        await self._journal.prune(self._lease_seconds)
+        for _ in range(MAX_PRUNES_IN_A_ROW):
+            if not await self._journal.prune(self._lease_seconds):
+                return
 
     async def hand_over(self) -> None:
         """Give this replica's sagas to whoever sweeps next; the raised epoch fences the rest."""
         await self._journal.hand_over()
 
-    async def _repeat(self, action: Callable[[], Awaitable[None]], seconds: float) -> None:
+    async def _repeat(
+        self, action: Callable[[], Awaitable[None]], seconds: float, *, wake: asyncio.Event | None = None
+    ) -> None:
+        """Do it every so many seconds, and at once when `wake` is set."""
+        wake = wake or asyncio.Event()
         while True:
+            wake.clear()
             try:
                 await action()
             except Fault as fault:
@@ -89,4 +100,6 @@ class Leases:
             except Exception:
                 # A bug in one round must not end the lease: without renewals every saga would change hands.
                 log.exception("lease_action_failed", action=action.__name__)
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await wake.wait()

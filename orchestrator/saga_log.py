@@ -6,6 +6,7 @@ tests/contract.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +16,10 @@ from uuid import UUID
 
 from chassis.errors import Fault, FaultKind
 from orchestrator.entries import Command, Entry, Event, State
+
+# Sagas of one order that wait behind the one under way.
+MAX_WAITING = 16
+WAITING_RETRY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class SagaLog(Protocol):
     """
 
     replica: str
+    # Set where a write of this replica has started a saga that waited: there is something to claim.
+    freed: asyncio.Event
 
     async def accept(self, acceptance: Acceptance) -> Accepted:
         """Begin a saga whose key (`Acceptance.key`) no other saga can have yet; idempotent by its name."""
@@ -129,7 +136,8 @@ class SagaLog(Protocol):
         """Begin a saga on an order that others may be working on: it waits, first in first out, behind them.
 
         Raises:
-            Fault: FAILED_PRECONDITION ORDER_BUSY behind a PARKED saga, with its id; nothing is written.
+            Fault: FAILED_PRECONDITION ORDER_BUSY behind a PARKED saga, with its id; RESOURCE_EXHAUSTED
+                TOO_MANY_WAITING with retry_after where MAX_WAITING wait already. Nothing is written.
         """
 
     async def find(self, acceptance: Acceptance) -> Accepted | None:
@@ -169,8 +177,11 @@ class SagaLog(Protocol):
     async def hand_over(self) -> None:
         """Give this replica's sagas to whoever claims next."""
 
-    async def prune(self, lease_seconds: float) -> None:
-        """Forget expired keys and long-gone replicas, and archive old finished sagas: a bounded number."""
+    async def prune(self, lease_seconds: float) -> bool:
+        """Forget expired keys and long-gone replicas, and archive old finished sagas: a bounded number.
+
+        Returns whether there may be more.
+        """
 
 
 def order_busy(holder: UUID) -> Fault:
@@ -179,4 +190,14 @@ def order_busy(holder: UUID) -> Fault:
         FaultKind.FAILED_PRECONDITION,
         "ORDER_BUSY",
         f"the order is held by saga {holder}, which needs an operator",
+    )
+
+
+def too_many_waiting() -> Fault:
+    """The refusal of a saga on an order for which enough wait."""
+    return Fault(
+        FaultKind.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WAITING",
+        f"{MAX_WAITING} requests wait for this order already; try again when they are done",
+        retry_after=WAITING_RETRY,
     )

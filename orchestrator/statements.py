@@ -58,8 +58,9 @@ WRITE_ENTRIES = statement(
                           AND NOT EXISTS (SELECT 1 FROM saga h WHERE h.key = w.key AND h.id <> w.id
                                 AND h.state IN ('RUNNING', 'COMPENSATING', 'PAUSED', 'PARKED'))
                         ORDER BY f.create_time, f.id LIMIT 1)
+        RETURNING s.id
     )
-    SELECT id FROM written
+    SELECT id, (SELECT count(*) FROM started)::int AS started FROM written
     """,  # noqa: S608 - put together from constants above
 )
 
@@ -118,7 +119,7 @@ FIND_HOLDER = statement("find_holder", _HOLDER)
 LOCK_HOLDER = statement("lock_holder", f"{_HOLDER} FOR UPDATE")
 
 FIND_WAITING = statement(
-    "find_waiting", "SELECT id FROM saga WHERE key = %(key)s::uuid AND state = 'WAITING' LIMIT 1"
+    "find_waiting", "SELECT id FROM saga WHERE key = %(key)s::uuid AND state = 'WAITING' LIMIT %(limit)s::int"
 )
 
 NAME_SAGA = statement(
@@ -200,11 +201,14 @@ POSTPONE = statement(
 WAKE = statement(
     "wake",
     """
-    WITH held AS (
-        SELECT id, row_number() OVER (ORDER BY create_time, id) - 1 AS n FROM saga
+    WITH locked AS (
+        SELECT id, create_time FROM saga
          WHERE waiting_for = %(participant)s::text AND waiting_for <> ''
            AND state IN ('RUNNING', 'COMPENSATING') AND owner IS NULL
          ORDER BY create_time, id LIMIT %(limit)s::int
+         FOR UPDATE SKIP LOCKED
+    ), held AS (
+        SELECT id, row_number() OVER (ORDER BY create_time, id) - 1 AS n FROM locked
     )
     UPDATE saga s
        SET next_run = least(s.next_run, clock_timestamp()
@@ -305,6 +309,7 @@ PRUNE_KEYS = statement(
     DELETE FROM idempotency WHERE (caller, rpc, key) IN (
         SELECT caller, rpc, key FROM idempotency
          WHERE expires_at < clock_timestamp() AND answer IS NOT NULL ORDER BY expires_at LIMIT %(limit)s::int)
+    RETURNING saga_id
     """,
 )
 

@@ -11,10 +11,11 @@ from uuid import UUID
 import pytest
 
 from chassis.clock import SystemClock
+from chassis.errors import Fault
 from chassis.ids import new_id, uuid7_floor
 from orchestrator.entries import State
 from orchestrator.journal import RAMP_PER_SECOND, STRANGE_SECONDS
-from orchestrator.saga_log import SagaLog, Written
+from orchestrator.saga_log import MAX_WAITING, SagaLog, Written
 from tests.contract.entries import LEASE_SECONDS, acceptance, begun, begun_behind, entry, state_of
 from tests.contract.logs import ARCHIVE_AFTER, Logs
 
@@ -304,3 +305,35 @@ async def test_a_replica_that_is_long_gone_is_forgotten_once_it_has_no_sagas(log
         await logs.expire_replica(name, seconds)
     await logs.of("here").prune(LEASE_SECONDS)
     assert await logs.replicas() == ["busy", "here", "late"]
+
+
+async def test_for_one_order_a_bounded_number_waits_and_replays_are_answered_all_the_same(logs: Logs) -> None:
+    log, key = logs.of("one"), new_id()
+    await begun(log, key=key)
+    waiting = [acceptance(f"key {number}", key=key, events=()) for number in range(MAX_WAITING)]
+    for wanted in waiting:
+        assert (await log.accept_behind(wanted)).waiting
+    one_more = acceptance("one more", key=key, events=())
+    with pytest.raises(Fault) as refused:
+        await log.accept_behind(one_more)
+    assert refused.value.reason == "TOO_MANY_WAITING"
+    assert refused.value.retry_after is not None
+    assert await log.find(one_more) is None
+    replayed = await log.accept_behind(acceptance("key 0", key=key, events=()))
+    assert (replayed.saga_id, replayed.fresh) == (waiting[0].saga_id, False)
+    assert (await log.accept_behind(acceptance("another order", events=()))).fresh
+
+
+async def test_who_ends_a_saga_behind_which_one_waits_says_that_there_is_something_to_claim(
+    logs: Logs,
+) -> None:
+    log, key = logs.of("one"), new_id()
+    lonely = await begun(log, key=new_id())
+    await log.write(entry(lonely, state=State.COMPLETED))
+    assert not log.freed.is_set()
+    first = await begun(log, key=key)
+    second = acceptance("second", key=key, events=())
+    await log.accept_behind(second)
+    await log.write(entry(first, state=State.COMPLETED))
+    assert log.freed.is_set()
+    assert await log.claim([], limit=10, newest_first=False) == [second.saga_id]

@@ -49,6 +49,7 @@ class MemoryJournal(SagaLog):
     ) -> None:
         self.store = store
         self.replica = replica
+        self.freed = asyncio.Event()
         self._link = link or DirectLink()
         self._archive_after = archive_after
         self._drives = drives
@@ -84,7 +85,11 @@ class MemoryJournal(SagaLog):
         return Written.YES if landed else Written.FENCED
 
     async def _commit(self, entry: Entry) -> bool:
-        return await self._link.ask(lambda: self.store.write(entry, self.replica))
+        written = await self._link.ask(lambda: self.store.write(entry, self.replica))
+        if self.replica in self.store.started_by:
+            self.store.started_by.discard(self.replica)
+            self.freed.set()
+        return written
 
     @override
     async def command(self, command: Command, *, owner: str) -> int | None:
@@ -127,6 +132,6 @@ class MemoryJournal(SagaLog):
         await self._link.ask(lambda: self.store.hand_over(self.replica))
 
     @override
-    async def prune(self, lease_seconds: float) -> None:
+    async def prune(self, lease_seconds: float) -> bool:
         seconds = self._archive_after.total_seconds()
-        await self._link.ask(lambda: self.store.prune(lease_seconds, seconds))
+        return await self._link.ask(lambda: self.store.prune(lease_seconds, seconds))

@@ -33,7 +33,16 @@ from orchestrator.journal import (
     SWEEP_GRACE_SECONDS,
     WAKE_BATCH,
 )
-from orchestrator.saga_log import Acceptance, Accepted, Holder, SagaRow, Standing, order_busy
+from orchestrator.saga_log import (
+    MAX_WAITING,
+    Acceptance,
+    Accepted,
+    Holder,
+    SagaRow,
+    Standing,
+    order_busy,
+    too_many_waiting,
+)
 
 HOLDING = frozenset({State.RUNNING, State.COMPENSATING, State.PAUSED, State.PARKED})
 PRUNE_LEASES = 10
@@ -102,6 +111,7 @@ class MemoryStore:
         self.archive: dict[UUID, Row] = {}
         self.names: dict[NameOfSaga, Name] = {}
         self.replicas: dict[str, float] = {}
+        self.started_by: set[str] = set()
 
     # --- beginning ---
 
@@ -119,7 +129,10 @@ class MemoryStore:
         holder = self.holder(acceptance.key)
         if holder is not None and holder.state is State.PARKED:
             raise order_busy(holder.saga_id)
-        waits = holder is not None or self._first_waiting(acceptance.key) is not None
+        waiting = sum(row.key == acceptance.key and row.state is State.WAITING for row in self.sagas.values())
+        if waiting >= MAX_WAITING:
+            raise too_many_waiting()
+        waits = holder is not None or waiting > 0
         state, owner = (State.WAITING, None) if waits else (State.RUNNING, acceptance.owner)
         self._begin(acceptance, state, owner, ())
         return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True, waiting=waits)
@@ -229,6 +242,7 @@ class MemoryStore:
             return
         row.state = State.RUNNING
         row.next_run = row.update_time = self.now()
+        self.started_by.add(by)
         self.watch(Change("started", by, row))
 
     def command(self, command: Command, owner: str) -> int | None:
@@ -364,7 +378,7 @@ class MemoryStore:
                 row.epoch += 1
                 self.watch(Change("handed over", replica, row))
 
-    def prune(self, lease_seconds: float, archive_after_seconds: float) -> None:
+    def prune(self, lease_seconds: float, archive_after_seconds: float) -> bool:
         now = self.now()
         old_names = [name for name, value in self.names.items() if value.expires_at < now and value.answer]
         for name in old_names[:PRUNE_BATCH]:
@@ -383,6 +397,7 @@ class MemoryStore:
         ]
         for row in old[:PRUNE_BATCH]:
             self.archive[row.id] = self.sagas.pop(row.id)
+        return PRUNE_BATCH in {len(old_names[:PRUNE_BATCH]), len(old[:PRUNE_BATCH])}
 
 
 def _name(acceptance: Acceptance) -> NameOfSaga:

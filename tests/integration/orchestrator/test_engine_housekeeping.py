@@ -11,7 +11,7 @@ import pytest
 
 from chassis.clock import SystemClock
 from chassis.ids import new_id, uuid7_floor
-from orchestrator import beginning, journal
+from orchestrator import beginning, journal, leases
 from orchestrator.entries import State
 from orchestrator.saga_log import Acceptance
 from tests.integration.orchestrator.scripted import FULL, NO, Params, Replica, Script, replica
@@ -108,6 +108,7 @@ async def test_one_round_archives_a_bounded_number_the_oldest_first(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "PRUNE_BATCH", 2)
+    monkeypatch.setattr(leases, "MAX_PRUNES_IN_A_ROW", 1)
     async with replica(new_database(DATABASE), Script(), options={"archive_after": ARCHIVE_AFTER}) as one:
         ids = [old_id(number) for number in range(5)]
         for saga_id in ids:
@@ -119,6 +120,20 @@ async def test_one_round_archives_a_bounded_number_the_oldest_first(
             await one.leases.prune()
             moved.append([row["id"] for row in await tables(one, "saga_archive")])
     assert moved == [ids[:2], ids[:4], ids]
+
+
+async def test_housekeeping_goes_on_while_there_is_more(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "PRUNE_BATCH", 2)
+    async with replica(new_database(DATABASE), Script(), options={"archive_after": ARCHIVE_AFTER}) as one:
+        ids = [old_id(number) for number in range(5)]
+        for saga_id in ids:
+            await begun(one, saga_id)
+            await one.end_of(saga_id)
+        await grown_old(one, ids)
+        await one.leases.prune()
+        assert [row["id"] for row in await tables(one, "saga_archive")] == ids
 
 
 async def test_a_request_whose_saga_is_archived_is_still_answered_by_its_key(
