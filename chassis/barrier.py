@@ -27,7 +27,7 @@ from google.protobuf.message import Message
 from psycopg import errors
 
 from chassis.clock import Clock, SystemClock
-from chassis.errors import Detail, Fault, FaultKind
+from chassis.errors import REFUSALS, Detail, Fault, FaultKind
 from chassis.ids import moment_of
 from chassis.postgres import RETRY_AFTER, Database, Row, Transaction, statement
 
@@ -54,17 +54,6 @@ CREATE TABLE barrier (
 """
 
 _HOST_CLOCK = SystemClock()
-# What another attempt could not change. Anything else may be over soon, and is never stored.
-_FINAL = frozenset(
-    {
-        FaultKind.FAILED_PRECONDITION,
-        FaultKind.INVALID_ARGUMENT,
-        FaultKind.NOT_FOUND,
-        FaultKind.ALREADY_EXISTS,
-        FaultKind.PERMISSION_DENIED,
-        FaultKind.OUT_OF_RANGE,
-    }
-)
 # A concurrent duplicate waits here for the first one's end, and then inserts nothing.
 _CLAIM = statement(
     "claim_barrier",
@@ -302,7 +291,7 @@ async def _tried(
         raise  # lost connection, deadlock: the transaction is over, and nothing was decided
     except Exception as error:
         fault = as_refusal(error)
-        if fault is None or fault.kind not in _FINAL:
+        if fault is None or fault.kind not in REFUSALS:
             raise
         return {"outcome": "REFUSED", "reply": fault.to_json()}
 

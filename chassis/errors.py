@@ -30,6 +30,20 @@ class FaultKind(StrEnum):
     UNAUTHENTICATED = "UNAUTHENTICATED"
 
 
+# What another attempt could not change: the barrier may store it, and a saga turns back or parks for it.
+# Anything else may be over soon, and says nothing about what happened.
+REFUSALS = frozenset(
+    {
+        FaultKind.FAILED_PRECONDITION,
+        FaultKind.INVALID_ARGUMENT,
+        FaultKind.NOT_FOUND,
+        FaultKind.ALREADY_EXISTS,
+        FaultKind.PERMISSION_DENIED,
+        FaultKind.OUT_OF_RANGE,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Detail:
     """One thing that is wrong: a field or a subject such as a SKU, and what is wrong with it."""

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
-from chassis.errors import Fault, FaultKind
+from chassis.errors import REFUSALS, Fault
 from sagacity.common.v1 import saga_step_pb2
 
 Params = TypeVar("Params")
@@ -31,17 +31,6 @@ DEFAULT_UNWIND_DEADLINE = timedelta(minutes=5)
 OUR_DOMAINS = "sagacity."
 # Marks a field of the parameters that came after the version was released; see `additive`.
 _ADDITIVE = "additive"
-
-_REFUSALS = frozenset(
-    {
-        FaultKind.FAILED_PRECONDITION,
-        FaultKind.INVALID_ARGUMENT,
-        FaultKind.NOT_FOUND,
-        FaultKind.ALREADY_EXISTS,
-        FaultKind.PERMISSION_DENIED,
-        FaultKind.OUT_OF_RANGE,
-    }
-)
 
 
 class Outcome(StrEnum):
@@ -62,7 +51,7 @@ class Operation(StrEnum):
 def classify(fault: Fault) -> Outcome:
     """Tell a refusal of a participant from an unknown outcome; nothing else in the engine decides this."""
     ours = fault.domain.startswith(OUR_DOMAINS)
-    return Outcome.REFUSED if ours and fault.kind in _REFUSALS else Outcome.UNKNOWN
+    return Outcome.REFUSED if ours and fault.kind in REFUSALS else Outcome.UNKNOWN
 
 
 class DefinitionError(Exception):

@@ -221,28 +221,6 @@ async def test_an_owner_that_lost_its_saga_writes_nothing_more(new_database: Cal
     assert stuck.calls(undo=True) == []
 
 
-async def test_a_graceful_stop_hands_over_at_once(new_database: Callable[..., str]) -> None:
-    dsn = new_database("orchestrator")
-    async with replica(dsn, Script(hold=asyncio.Event()), "one") as one:
-        saga_id = await begin(one)
-        await one.executor.stop()
-        await one.leases.hand_over()
-        row = (await rows(one.database, "SELECT owner FROM saga"))[0]
-        assert row["owner"] is None
-    async with replica(dsn, Script(), "two") as two:
-        assert (await two.executor.wait(saga_id, WAIT_SECONDS)).state is State.COMPLETED
-
-
-async def test_a_definition_that_is_gone_parks_the_saga(new_database: Callable[..., str]) -> None:
-    dsn = new_database("orchestrator")
-    async with replica(dsn, Script(hold=asyncio.Event()), "one") as one:
-        saga_id = await begin(one)
-        await rows(one.database, "UPDATE saga SET definition_hash = 'another'")
-    async with replica(dsn, Script(), "two") as two:
-        standing = await two.executor.wait(saga_id, WAIT_SECONDS)
-    assert standing.state is State.PARKED
-
-
 async def test_a_saga_that_this_code_cannot_read_parks_instead_of_looping(
     new_database: Callable[..., str],
 ) -> None:

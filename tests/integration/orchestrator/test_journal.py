@@ -1,4 +1,7 @@
-"""The saga log on real PostgreSQL: keys, fences, group commit."""
+"""What only the log on PostgreSQL has: group commit, locks, the view of orders.
+
+What every saga log promises is in tests/contract.
+"""
 
 import asyncio
 import dataclasses
@@ -64,56 +67,14 @@ def entry(saga_id: UUID, *, epoch: int = 1, sequence: int = 1, **changes: Any) -
     return made._replace(**changes)
 
 
-async def test_a_key_names_one_saga_however_many_ask_at_once(new_database: Callable[..., str]) -> None:
-    async with journal_on(new_database("orchestrator")) as (journal, database):
-        accepted = await asyncio.gather(*(journal.accept(acceptance()) for _ in range(50)))
-        assert sum(item.fresh for item in accepted) == 1
-        assert len({item.saga_id for item in accepted}) == 1
-        rows = await database.fetch(statement("count", "SELECT count(*) AS n FROM saga"), {})
-        assert rows[0]["n"] == 1
-
-
-async def test_what_was_accepted_can_be_loaded_as_it_was(new_database: Callable[..., str]) -> None:
-    async with journal_on(new_database("orchestrator")) as (journal, _):
-        wanted = acceptance()
-        await journal.accept(wanted)
-        row, events = await journal.load(wanted.saga_id)
-        assert (row.state, row.sequence, row.epoch, row.owner) == (State.RUNNING, 1, 1, "replica-1")
-        assert row.context == wanted.context
-        assert events == [INTENT]
-
-
 async def test_many_sagas_are_written_in_few_commits(new_database: Callable[..., str]) -> None:
     async with journal_on(new_database("orchestrator")) as (journal, _):
         wanted = [acceptance(key=f"key-{number}") for number in range(100)]
         await asyncio.gather(*(journal.accept(item) for item in wanted))
         written = await asyncio.gather(*(journal.write(entry(item.saga_id)) for item in wanted))
         assert set(written) == {Written.YES}
-        assert journal.batches < 100
-
-
-@pytest.mark.parametrize(("epoch", "sequence"), [(2, 1), (1, 0), (1, 5)])
-async def test_a_write_of_another_epoch_or_sequence_changes_nothing(
-    new_database: Callable[..., str], epoch: int, sequence: int
-) -> None:
-    async with journal_on(new_database("orchestrator")) as (journal, _):
-        wanted = acceptance()
-        await journal.accept(wanted)
-        stale = entry(wanted.saga_id, epoch=epoch, sequence=sequence, state=State.PARKED)
-        assert await journal.write(stale) is Written.FENCED
-        row, events = await journal.load(wanted.saga_id)
-        assert (row.state, row.sequence) == (State.RUNNING, 1)
-        assert events == [INTENT]
-
-
-async def test_the_same_entry_again_is_known_to_have_landed(new_database: Callable[..., str]) -> None:
-    async with journal_on(new_database("orchestrator")) as (journal, _):
-        wanted = acceptance()
-        await journal.accept(wanted)
-        assert await journal.write(entry(wanted.saga_id)) is Written.YES
-        assert await journal.write(entry(wanted.saga_id)) is Written.YES
-        _, events = await journal.load(wanted.saga_id)
-        assert events == [INTENT, DONE]
+        # Two writers share what came at once; a few more where they were woken in between.
+        assert journal.batches <= 10
 
 
 async def test_an_entry_that_cannot_be_stored_harms_no_neighbour(new_database: Callable[..., str]) -> None:
@@ -128,15 +89,6 @@ async def test_an_entry_that_cannot_be_stored_harms_no_neighbour(new_database: C
         )
         assert outcomes[0] is Written.YES
         assert isinstance(outcomes[1], Exception)
-
-
-async def test_the_terminal_answer_is_kept_under_the_key(new_database: Callable[..., str]) -> None:
-    async with journal_on(new_database("orchestrator")) as (journal, _):
-        wanted = acceptance()
-        await journal.accept(wanted)
-        await journal.write(entry(wanted.saga_id, state=State.COMPLETED, answer=b"answer"))
-        again = await journal.accept(acceptance())
-        assert (again.fresh, again.saga_id, again.answer) == (False, wanted.saga_id, b"answer")
 
 
 async def test_a_row_that_somebody_keeps_locked_harms_no_neighbour(
