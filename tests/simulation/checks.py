@@ -10,7 +10,7 @@ from orchestrator.progress import UNWIND
 from orchestrator.saga import Action, Operation, Outcome
 from sagacity.orders.v1 import orders_pb2
 from tests.simulation.definitions import CHECKS, PIVOTS, SAGAS
-from tests.simulation.memory_store import HOLDING, Change, Row
+from tests.simulation.memory_rows import HOLDING, Change, Row
 from tests.simulation.participants import COURIER_FEE, PRICE, STOCK, WALLET, Identity, World
 
 if TYPE_CHECKING:

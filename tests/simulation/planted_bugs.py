@@ -20,7 +20,8 @@ from orchestrator.progress import Progress
 from orchestrator.saga import Operation, Outcome, Step, classify
 from tests.simulation.domain import RPCS
 from tests.simulation.memory_journal import MemoryJournal
-from tests.simulation.memory_store import MemoryStore, Row
+from tests.simulation.memory_rows import Row
+from tests.simulation.memory_store import MemoryStore
 from tests.simulation.seeds import run_seed
 from tests.simulation.simulation import Parts, Report
 

@@ -19,7 +19,8 @@ from orchestrator.operations import Operations
 from tests.simulation.checks import Checker
 from tests.simulation.definitions import AFTER_PIVOT, DEFINITIONS, PIVOTS
 from tests.simulation.memory_journal import MemoryJournal
-from tests.simulation.memory_store import Change, MemoryStore, NameOfSaga
+from tests.simulation.memory_rows import Change, NameOfSaga
+from tests.simulation.memory_store import MemoryStore
 from tests.simulation.network import Calls, Faults, Network, StoreLink
 from tests.simulation.participants import Identity, World
 from tests.simulation.virtual_loop import Host, VirtualLoop
