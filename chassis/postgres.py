@@ -299,8 +299,8 @@ def _connection_settings(application_name: str, patience_seconds: float | None) 
         # Every statement is prepared and has one plan whatever its parameters: planning a big one costs as
         # much as running it.
         "plan_cache_mode": "force_generic_plan",
-        # And it is made when the tables may still be empty: a scan of the whole table looks cheap then, and would
-        # be kept while they grow, until somebody analyses them. It stays possible where there is no index.
+        # And it is made when the tables may still be empty: a scan of the whole table looks cheap then, and
+        # would be kept while they grow, until somebody analyses them. It stays possible without an index.
         "enable_seqscan": "off",
         "statement_timeout": patience_ms or STATEMENT_TIMEOUT_MS,
         "lock_timeout": patience_ms or LOCK_TIMEOUT_MS,
