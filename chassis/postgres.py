@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb, JsonbDumper
 from psycopg.types.numeric import Int8Dumper
@@ -36,6 +37,11 @@ POOL_MAX_WAITING = 512
 # Short, because the pool doubles its delay while it tries: it gives up, and the next caller starts afresh.
 POOL_RECONNECT_SECONDS = 3.0
 PREPARED_STATEMENTS_MAX = 500
+# So many connections are used again at once, the latest first, instead of in turn with all the others: its
+# session's caches are warm, which takes a third off a small statement's time.
+WARM_CONNECTIONS = 2
+# Every so often one goes to the pool all the same, which replaces those that are too old.
+WARM_USES = 1_000
 MAX_ATTEMPTS = 6
 RETRY_BASE_SECONDS = 0.01
 RETRY_AFTER = timedelta(seconds=1)
@@ -169,6 +175,10 @@ class Database:
 
     def __init__(self, pool: "AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]") -> None:
         self._pool = pool
+        self._warm: list[psycopg.AsyncConnection[DictRow]] = []
+        self._waiting = 0
+        self._uses = 0
+        self._closing = False
 
     @classmethod
     async def open(
@@ -200,6 +210,9 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection; those in use when they are given back."""
+        self._closing = True
+        while self._warm:
+            await self._pool.putconn(self._warm.pop())
         await self._pool.close()
 
     async def fetch(self, s: Statement, params: Mapping[str, Any]) -> list[Row]:
@@ -252,17 +265,38 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[DictRow]]:
-        connection = await self._pool.getconn()
+        connection = await self._taken()
         # Not by the pool's own `check`, which sleeps between one dead connection and the next.
         for _ in range(self._pool.max_size):
             if not _was_cut(connection):
                 break
             await connection.close()
             await self._pool.putconn(connection)
-            connection = await self._pool.getconn()
+            connection = await self._taken()
         try:
             yield connection
         finally:
+            await self._given_back(connection)
+
+    async def _taken(self) -> psycopg.AsyncConnection[DictRow]:
+        if self._warm:
+            return self._warm.pop()
+        self._waiting += 1
+        try:
+            return await self._pool.getconn()
+        finally:
+            self._waiting -= 1
+
+    async def _given_back(self, connection: psycopg.AsyncConnection[DictRow]) -> None:
+        self._uses += 1
+        if (
+            connection.pgconn.transaction_status == TransactionStatus.IDLE
+            and len(self._warm) < WARM_CONNECTIONS
+            and self._uses % WARM_USES
+            and not (self._waiting or self._closing)
+        ):
+            self._warm.append(connection)
+        else:
             await self._pool.putconn(connection)
 
     @asynccontextmanager
