@@ -132,25 +132,25 @@ def unavailable(message: str = "the database cannot be reached") -> Fault:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    cancelled_before = _cancellations()
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task is not None else 0
+
+    def is_cancelled() -> bool:
+        return task is not None and task.cancelling() > cancelled_before
+
     try:
         yield
     except _RETRIABLE as error:
         message = "too many transactions want the same rows"
         raise Fault(FaultKind.UNAVAILABLE, "DATABASE_CONTENTION", message, retry_after=RETRY_AFTER) from error
     except _UNAVAILABLE as error:
-        if _cancellations() > cancelled_before:
+        if is_cancelled():
             raise asyncio.CancelledError from error
         raise unavailable() from error
     # psycopg waits with asyncio.wait_for, which before Python 3.12 loses a cancellation that comes in the
     # moment in which the wait ends (CPython issue 86296): who loops over statements would never stop.
-    if _cancellations() > cancelled_before:
+    if is_cancelled():
         raise asyncio.CancelledError
-
-
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 class Transaction:
@@ -312,7 +312,7 @@ async def _fetch(
     connection: psycopg.AsyncConnection[DictRow], s: Statement, params: Mapping[str, Any]
 ) -> list[Row]:
     cursor = await connection.execute(s.sql, s.bind(params))
-    return await cursor.fetchall() if cursor.description else []
+    return await cursor.fetchall() if cursor.rownumber is not None else []
 
 
 async def _retried(once: Callable[[], Awaitable[T]]) -> T:

@@ -46,7 +46,7 @@ class Batcher(Generic[Item, Answer]):
         self._idle = 0
         self._in_flight = 0
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._filled = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
         self.batches = 0
         self.items = 0
 
@@ -56,7 +56,7 @@ class Batcher(Generic[Item, Answer]):
             raise QueueFullError
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
-        self._filled.set()
+        self._wake_one()
         return await future
 
     async def run(self) -> None:
@@ -72,19 +72,35 @@ class Batcher(Generic[Item, Answer]):
     async def _write_batches(self) -> None:
         while True:
             self._idle += 1
-            while not self._queue or len(self._queue) < self._in_flight * MIN_SHARE:
-                self._filled.clear()
-                await self._filled.wait()
+            while not self._is_due():
+                await self._woken()
             # A fair share: with everything in one batch, writing it and making the next would take turns, and
             # of two processors one would always be idle.
             size = min(MAX_BATCH, -(-len(self._queue) // self._idle))
             self._idle -= 1
             self._in_flight += size
+            batch = [self._queue.popleft() for _ in range(size)]
+            self._wake_one()
             try:
-                await self._flush([self._queue.popleft() for _ in range(size)])
+                await self._flush(batch)
             finally:
                 self._in_flight -= size
-                self._filled.set()
+
+    def _is_due(self) -> bool:
+        return bool(self._queue) and len(self._queue) >= self._in_flight * MIN_SHARE
+
+    async def _woken(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake_one(self) -> None:
+        # Who came last goes first: alone, a saga's writes are then all of one writer.
+        while self._waiters and self._is_due():
+            waiter = self._waiters.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         self.batches += 1

@@ -89,6 +89,7 @@ class Entry(NamedTuple):
     Attributes:
         sequence: The last event before this entry.
         step: Which step is being tried now; empty at the end.
+        refusal: Why it unwinds, once that is decided; None leaves it as it is.
         deadline_seconds: A new deadline, from now; None leaves it as it is.
         delay_seconds: When the saga is due again; None leaves it as it is.
         release: The saga leaves the replica's memory and is anybody's when it is due.

@@ -175,12 +175,7 @@ class Progress:
         elif not held or unknown:
             self.attempts = self.attempts + 1 if unknown else 0
         unwinds_now = self._direction is Operation.UNDO and not unwinding_before
-        return self._entry(
-            epoch,
-            sequence,
-            events,
-            deadline=self.definition.unwind_deadline.total_seconds() if unwinds_now else None,
-        )
+        return self._entry(epoch, sequence, events, unwinds_now=unwinds_now)
 
     def park(self, detail: str) -> Entry:
         """Stop: a person is needed. `detail` says why, for the timeline."""
@@ -188,9 +183,9 @@ class Progress:
         self.attempts = 0
         if not self.last_error:
             self._set_error(self.step, "engine", FaultKind.INTERNAL, "PARKED", detail)
-        return self._entry(epoch, sequence, [self._parked(detail)], deadline=None)
+        return self._entry(epoch, sequence, [self._parked(detail)], unwinds_now=False)
 
-    def _entry(self, epoch: int, sequence: int, events: list[Event], *, deadline: float | None) -> Entry:
+    def _entry(self, epoch: int, sequence: int, events: list[Event], *, unwinds_now: bool) -> Entry:
         self.sequence += len(events)
         if self.state in TERMINAL_STATES:
             self.step = self.refused_step
@@ -203,11 +198,11 @@ class Progress:
             state=self.state,
             attempts=self.attempts,
             pivot_intended=self.pivot_intended,
-            refusal=self._refusal_json(),
+            refusal=self._refusal_json() if unwinds_now else None,
             events=tuple(events),
             step=self.step,
             answer=self._answer(),
-            deadline_seconds=deadline,
+            deadline_seconds=self.definition.unwind_deadline.total_seconds() if unwinds_now else None,
             fingerprint=self.fingerprint,
             last_error=self.last_error,
         )

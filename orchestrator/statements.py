@@ -30,7 +30,7 @@ WRITE_ENTRIES = statement(
     ), written AS (
         UPDATE saga s
            SET state = e.state, seq = s.seq + e.count, attempts = e.attempts,
-               pivot_intended = e.pivot_intended, refusal = e.refusal::jsonb,
+               pivot_intended = e.pivot_intended, refusal = coalesce(e.refusal::jsonb, s.refusal),
                update_time = clock_timestamp(), step = e.step, waiting_for = e.waiting_for,
                error_fingerprint = e.fingerprint, last_error = e.last_error,
                deadline = CASE WHEN e.deadline IS NULL THEN s.deadline

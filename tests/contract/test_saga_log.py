@@ -145,6 +145,14 @@ async def test_everything_that_an_entry_says_is_there_afterwards(logs: Logs) -> 
     assert found == [INTENT, *events]
 
 
+async def test_an_entry_leaves_the_refusal_alone_where_it_names_none(logs: Logs) -> None:
+    log = logs.of("one")
+    saga_id = await begun(log)
+    assert await log.write(entry(saga_id, state=State.COMPENSATING, refusal=REFUSAL)) is Written.YES
+    assert await log.write(entry(saga_id, sequence=2, state=State.COMPENSATING)) is Written.YES
+    assert (await log.load(saga_id))[0].refusal == REFUSAL
+
+
 async def test_an_entry_leaves_deadline_and_due_time_alone_where_it_names_none(logs: Logs) -> None:
     log = logs.of("one")
     saga_id = await begun(log)

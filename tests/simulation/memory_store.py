@@ -145,7 +145,7 @@ class MemoryStore:
         row.sequence += len(entry.events)
         row.attempts = entry.attempts
         row.pivot_intended = entry.pivot_intended
-        row.refusal = json.loads(json.dumps(entry.refusal)) if entry.refusal else None
+        row.refusal = json.loads(json.dumps(entry.refusal)) if entry.refusal else row.refusal
         row.update_time = now
         row.step, row.waiting_for = entry.step, entry.waiting_for
         row.error_fingerprint, row.last_error = entry.fingerprint, entry.last_error
