@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from sagacity.common.v1 import money_pb2 as sagacity_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sagacity/payments/v1/events.proto\x12\x14sagacity.payments.v1\x1a\x1esagacity/common/v1/money.proto\"r\n\x0ePaymentCharged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"s\n\x0fPaymentCaptured\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"X\n\x0fPaymentDeclined\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"u\n\x0fPaymentRefunded\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12\x11\n\trefund_id\x18\x04 \x01(\t\"5\n\rPaymentVoided\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sagacity/payments/v1/events.proto\x12\x14sagacity.payments.v1\x1a\x1esagacity/common/v1/money.proto\"r\n\x0ePaymentCharged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"s\n\x0fPaymentCaptured\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"X\n\x0fPaymentDeclined\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xc2\x01\n\x0fPaymentRefunded\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12\x11\n\trefund_id\x18\x04 \x01(\t\x12\x32\n\x06origin\x18\x05 \x01(\x0e\x32\".sagacity.payments.v1.RefundOrigin\x12\x17\n\x0fprovider_reason\x18\x06 \x01(\t\"\x82\x01\n\rPaymentVoided\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x32\n\x06origin\x18\x03 \x01(\x0e\x32\".sagacity.payments.v1.RefundOrigin\x12\x17\n\x0fprovider_reason\x18\x04 \x01(\t*a\n\x0cRefundOrigin\x12\x1d\n\x19REFUND_ORIGIN_UNSPECIFIED\x10\x00\x12\x16\n\x12REFUND_ORIGIN_SAGA\x10\x01\x12\x1a\n\x16REFUND_ORIGIN_PROVIDER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sagacity.payments.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REFUNDORIGIN']._serialized_start=744
+  _globals['_REFUNDORIGIN']._serialized_end=841
   _globals['_PAYMENTCHARGED']._serialized_start=91
   _globals['_PAYMENTCHARGED']._serialized_end=205
   _globals['_PAYMENTCAPTURED']._serialized_start=207
   _globals['_PAYMENTCAPTURED']._serialized_end=322
   _globals['_PAYMENTDECLINED']._serialized_start=324
   _globals['_PAYMENTDECLINED']._serialized_end=412
-  _globals['_PAYMENTREFUNDED']._serialized_start=414
-  _globals['_PAYMENTREFUNDED']._serialized_end=531
-  _globals['_PAYMENTVOIDED']._serialized_start=533
-  _globals['_PAYMENTVOIDED']._serialized_end=586
+  _globals['_PAYMENTREFUNDED']._serialized_start=415
+  _globals['_PAYMENTREFUNDED']._serialized_end=609
+  _globals['_PAYMENTVOIDED']._serialized_start=612
+  _globals['_PAYMENTVOIDED']._serialized_end=742
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sagacity.common.v1 import money_pb2 as _money_pb2
 import builtins as _builtins
 import sys
@@ -16,6 +17,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RefundOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefundOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUND_ORIGIN_UNSPECIFIED: _RefundOrigin.ValueType  # 0
+    """Written by an older release: a saga."""
+    REFUND_ORIGIN_SAGA: _RefundOrigin.ValueType  # 1
+    """A saga of ours: an undo, a cancellation, or a refund that staff asked for. The saga records it in the order itself."""
+    REFUND_ORIGIN_PROVIDER: _RefundOrigin.ValueType  # 2
+    """The provider, not asked by us: a dispute that was lost, a refund made at its dashboard, a hold that expired. No saga records it in
+    the order.
+    """
+
+class RefundOrigin(_RefundOrigin, metaclass=_RefundOriginEnumTypeWrapper):
+    """Who gave money back, or let an authorisation go."""
+
+REFUND_ORIGIN_UNSPECIFIED: RefundOrigin.ValueType  # 0
+"""Written by an older release: a saga."""
+REFUND_ORIGIN_SAGA: RefundOrigin.ValueType  # 1
+"""A saga of ours: an undo, a cancellation, or a refund that staff asked for. The saga records it in the order itself."""
+REFUND_ORIGIN_PROVIDER: RefundOrigin.ValueType  # 2
+"""The provider, not asked by us: a dispute that was lost, a refund made at its dashboard, a hold that expired. No saga records it in
+the order.
+"""
+Global___RefundOrigin: _TypeAlias = RefundOrigin  # noqa: Y015
 
 @_typing.final
 class PaymentCharged(_message.Message):
@@ -133,12 +162,20 @@ class PaymentRefunded(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     REFUND_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    PROVIDER_REASON_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """UUID of the payment."""
     order_id: _builtins.str
     """UUID of the order."""
     refund_id: _builtins.str
-    """UUID of the refund; empty where an undo or a cancellation gave back all that was left."""
+    """UUID of the refund; empty where an undo or a cancellation gave back all that was left. Of a refund that the provider made it is
+    derived from the provider's own id of it: the same refund always has the same one.
+    """
+    origin: Global___RefundOrigin.ValueType
+    """Who gave it back."""
+    provider_reason: _builtins.str
+    """Why, as an UPPER_SNAKE code, for example DISPUTE or DASHBOARD_REFUND; empty unless the origin is the provider."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much went back with this refund; those of one payment add up to at most what was captured."""
@@ -150,10 +187,12 @@ class PaymentRefunded(_message.Message):
         order_id: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         refund_id: _builtins.str = ...,
+        origin: Global___RefundOrigin.ValueType = ...,
+        provider_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "order_id", b"order_id", "payment_id", b"payment_id", "refund_id", b"refund_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "order_id", b"order_id", "origin", b"origin", "payment_id", b"payment_id", "provider_reason", b"provider_reason", "refund_id", b"refund_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,19 +206,27 @@ class PaymentVoided(_message.Message):
 
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    PROVIDER_REASON_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """UUID of the payment."""
     order_id: _builtins.str
     """UUID of the order."""
+    origin: Global___RefundOrigin.ValueType
+    """Who cancelled it."""
+    provider_reason: _builtins.str
+    """Why, as an UPPER_SNAKE code, for example AUTHORIZATION_EXPIRED or DASHBOARD_VOID; empty unless the origin is the provider."""
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
+        origin: Global___RefundOrigin.ValueType = ...,
+        provider_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "origin", b"origin", "payment_id", b"payment_id", "provider_reason", b"provider_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
