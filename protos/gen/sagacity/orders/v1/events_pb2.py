@@ -22,26 +22,29 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sagacity.common.v1 import money_pb2 as sagacity_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsagacity/orders/v1/events.proto\x12\x12sagacity.orders.v1\x1a\x1esagacity/common/v1/money.proto\"0\n\x0bOrderPlaced\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"q\n\x0eOrderConfirmed\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12\x12\n\npayment_id\x18\x04 \x01(\t\"B\n\rOrderRejected\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x8a\x01\n\x0eOrderCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12+\n\x08refunded\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"[\n\x0cOrderShipped\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x03 \x01(\t\x12\x17\n\x0ftracking_number\x18\x04 \x01(\t\"\xc7\x01\n\rOrderRefunded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12+\n\x08refunded\x18\x05 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12(\n\x05total\x18\x06 \x01(\x0b\x32\x19.sagacity.common.v1.Moneyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsagacity/orders/v1/events.proto\x12\x12sagacity.orders.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esagacity/common/v1/money.proto\",\n\x0bOrderedItem\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\xbe\x01\n\x0bOrderPlaced\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x14\n\x0corder_number\x18\x03 \x01(\t\x12\x15\n\rcurrency_code\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05items\x18\x06 \x03(\x0b\x32\x1f.sagacity.orders.v1.OrderedItem\"q\n\x0eOrderConfirmed\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12\x12\n\npayment_id\x18\x04 \x01(\t\"B\n\rOrderRejected\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x8a\x01\n\x0eOrderCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12+\n\x08refunded\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"[\n\x0cOrderShipped\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x03 \x01(\t\x12\x17\n\x0ftracking_number\x18\x04 \x01(\t\"\xc7\x01\n\rOrderRefunded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12)\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12+\n\x08refunded\x18\x05 \x01(\x0b\x32\x19.sagacity.common.v1.Money\x12(\n\x05total\x18\x06 \x01(\x0b\x32\x19.sagacity.common.v1.Moneyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sagacity.orders.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORDERPLACED']._serialized_start=87
-  _globals['_ORDERPLACED']._serialized_end=135
-  _globals['_ORDERCONFIRMED']._serialized_start=137
-  _globals['_ORDERCONFIRMED']._serialized_end=250
-  _globals['_ORDERREJECTED']._serialized_start=252
-  _globals['_ORDERREJECTED']._serialized_end=318
-  _globals['_ORDERCANCELLED']._serialized_start=321
-  _globals['_ORDERCANCELLED']._serialized_end=459
-  _globals['_ORDERSHIPPED']._serialized_start=461
-  _globals['_ORDERSHIPPED']._serialized_end=552
-  _globals['_ORDERREFUNDED']._serialized_start=555
-  _globals['_ORDERREFUNDED']._serialized_end=754
+  _globals['_ORDEREDITEM']._serialized_start=120
+  _globals['_ORDEREDITEM']._serialized_end=164
+  _globals['_ORDERPLACED']._serialized_start=167
+  _globals['_ORDERPLACED']._serialized_end=357
+  _globals['_ORDERCONFIRMED']._serialized_start=359
+  _globals['_ORDERCONFIRMED']._serialized_end=472
+  _globals['_ORDERREJECTED']._serialized_start=474
+  _globals['_ORDERREJECTED']._serialized_end=540
+  _globals['_ORDERCANCELLED']._serialized_start=543
+  _globals['_ORDERCANCELLED']._serialized_end=681
+  _globals['_ORDERSHIPPED']._serialized_start=683
+  _globals['_ORDERSHIPPED']._serialized_end=774
+  _globals['_ORDERREFUNDED']._serialized_start=777
+  _globals['_ORDERREFUNDED']._serialized_end=976
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from sagacity.common.v1 import money_pb2 as _money_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +21,32 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class OrderedItem(_message.Message):
+    """Units of a product that a customer asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The product."""
+    quantity: _builtins.int
+    """Units."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderedItem: _TypeAlias = OrderedItem  # noqa: Y015
+
+@_typing.final
 class OrderPlaced(_message.Message):
     """An order was accepted and is being worked on. Key: the order id."""
 
@@ -25,19 +54,39 @@ class OrderPlaced(_message.Message):
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    ORDER_NUMBER_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """UUID of the order."""
     user_id: _builtins.str
     """UUID of the user."""
+    order_number: _builtins.str
+    """Number for people, for example "SG-3F7K-92QX". Empty in events of releases before this field, as are those below."""
+    currency_code: _builtins.str
+    """ISO 4217 code of all amounts of the order."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was placed."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderedItem]:
+        """What was asked for, one per SKU, in SKU order."""
+
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        order_number: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        items: _abc.Iterable[Global___OrderedItem] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "items", b"items", "order_id", b"order_id", "order_number", b"order_number", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

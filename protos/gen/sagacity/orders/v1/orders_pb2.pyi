@@ -91,6 +91,78 @@ REFUND_STATE_FULL: RefundState.ValueType  # 3
 """All."""
 Global___RefundState: _TypeAlias = RefundState  # noqa: Y015
 
+class _OrderFact:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderFactEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderFact.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_FACT_UNSPECIFIED: _OrderFact.ValueType  # 0
+    """Never sent."""
+    ORDER_FACT_PLACED: _OrderFact.ValueType  # 1
+    """It was accepted and is being worked on."""
+    ORDER_FACT_CONFIRMED: _OrderFact.ValueType  # 2
+    """It is sold and paid."""
+    ORDER_FACT_REJECTED: _OrderFact.ValueType  # 3
+    """It could not be completed and was undone."""
+    ORDER_FACT_CANCELLED: _OrderFact.ValueType  # 4
+    """It was undone after it was confirmed."""
+    ORDER_FACT_SHIPPED: _OrderFact.ValueType  # 5
+    """It is on its way."""
+    ORDER_FACT_DELIVERED: _OrderFact.ValueType  # 6
+    """It arrived."""
+    ORDER_FACT_REFUNDED: _OrderFact.ValueType  # 7
+    """Some or all of its money went back."""
+
+class OrderFact(_OrderFact, metaclass=_OrderFactEnumTypeWrapper):
+    """What can become of an order."""
+
+ORDER_FACT_UNSPECIFIED: OrderFact.ValueType  # 0
+"""Never sent."""
+ORDER_FACT_PLACED: OrderFact.ValueType  # 1
+"""It was accepted and is being worked on."""
+ORDER_FACT_CONFIRMED: OrderFact.ValueType  # 2
+"""It is sold and paid."""
+ORDER_FACT_REJECTED: OrderFact.ValueType  # 3
+"""It could not be completed and was undone."""
+ORDER_FACT_CANCELLED: OrderFact.ValueType  # 4
+"""It was undone after it was confirmed."""
+ORDER_FACT_SHIPPED: OrderFact.ValueType  # 5
+"""It is on its way."""
+ORDER_FACT_DELIVERED: OrderFact.ValueType  # 6
+"""It arrived."""
+ORDER_FACT_REFUNDED: OrderFact.ValueType  # 7
+"""Some or all of its money went back."""
+Global___OrderFact: _TypeAlias = OrderFact  # noqa: Y015
+
+class _OrderSort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderSort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_SORT_UNSPECIFIED: _OrderSort.ValueType  # 0
+    """As ORDER_SORT_CREATE_TIME_DESC."""
+    ORDER_SORT_CREATE_TIME_DESC: _OrderSort.ValueType  # 1
+    """Newest first."""
+    ORDER_SORT_CREATE_TIME_ASC: _OrderSort.ValueType  # 2
+    """Oldest first."""
+    ORDER_SORT_TOTAL_DESC: _OrderSort.ValueType  # 3
+    """Dearest first: orders that were confirmed, of the currency of `total`, which must be given."""
+
+class OrderSort(_OrderSort, metaclass=_OrderSortEnumTypeWrapper):
+    """How a list of orders is sorted."""
+
+ORDER_SORT_UNSPECIFIED: OrderSort.ValueType  # 0
+"""As ORDER_SORT_CREATE_TIME_DESC."""
+ORDER_SORT_CREATE_TIME_DESC: OrderSort.ValueType  # 1
+"""Newest first."""
+ORDER_SORT_CREATE_TIME_ASC: OrderSort.ValueType  # 2
+"""Oldest first."""
+ORDER_SORT_TOTAL_DESC: OrderSort.ValueType  # 3
+"""Dearest first: orders that were confirmed, of the currency of `total`, which must be given."""
+Global___OrderSort: _TypeAlias = OrderSort  # noqa: Y015
+
 @_typing.final
 class OrderItem(_message.Message):
     """What a customer asks for."""
@@ -1091,6 +1163,11 @@ class ListOrdersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 means 50; at most 200."""
     page_token: _builtins.str
@@ -1098,7 +1175,25 @@ class ListOrdersRequest(_message.Message):
     user_id: _builtins.str
     """Only orders of this user, where given; a customer must give their own id."""
     state: Global___OrderState.ValueType
-    """Only orders in this state, where given."""
+    """Only orders in this state or one of `states`, where given."""
+    order_by: Global___OrderSort.ValueType
+    """How the list is sorted."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___OrderState.ValueType]:
+        """Only orders in one of these states, where given."""
+
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Only orders that were placed then or later; not with ORDER_SORT_TOTAL_DESC."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only orders that were placed before then; not with ORDER_SORT_TOTAL_DESC."""
+
+    @_builtins.property
+    def total(self) -> Global___TotalRange:
+        """Only orders whose total is in this range; with ORDER_SORT_TOTAL_DESC only, which needs it."""
+
     def __init__(
         self,
         *,
@@ -1106,14 +1201,56 @@ class ListOrdersRequest(_message.Message):
         page_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
         state: Global___OrderState.ValueType = ...,
+        states: _abc.Iterable[Global___OrderState.ValueType] | None = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        total: Global___TotalRange | None = ...,
+        order_by: Global___OrderSort.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "states", b"states", "total", b"total", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListOrdersRequest: _TypeAlias = ListOrdersRequest  # noqa: Y015
+
+@_typing.final
+class TotalRange(_message.Message):
+    """A range of totals of one currency; they do not compare across currencies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    MIN_MINOR_UNITS_FIELD_NUMBER: _builtins.int
+    MAX_MINOR_UNITS_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """ISO 4217."""
+    min_minor_units: _builtins.int
+    """The least, in minor units; no bound where unset."""
+    max_minor_units: _builtins.int
+    """The most, in minor units; no bound where unset."""
+    def __init__(
+        self,
+        *,
+        currency_code: _builtins.str = ...,
+        min_minor_units: _builtins.int | None = ...,
+        max_minor_units: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_minor_units", b"_max_minor_units", "_min_minor_units", b"_min_minor_units", "max_minor_units", b"max_minor_units", "min_minor_units", b"min_minor_units"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_minor_units", b"_max_minor_units", "_min_minor_units", b"_min_minor_units", "currency_code", b"currency_code", "max_minor_units", b"max_minor_units", "min_minor_units", b"min_minor_units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_minor_units: _TypeAlias = _typing.Literal["max_minor_units"]  # noqa: Y015
+    _WhichOneofArgType__max_minor_units: _TypeAlias = _typing.Literal["_max_minor_units", b"_max_minor_units"]  # noqa: Y015
+    _WhichOneofReturnType__min_minor_units: _TypeAlias = _typing.Literal["min_minor_units"]  # noqa: Y015
+    _WhichOneofArgType__min_minor_units: _TypeAlias = _typing.Literal["_min_minor_units", b"_min_minor_units"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_minor_units) -> _WhichOneofReturnType__max_minor_units | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_minor_units) -> _WhichOneofReturnType__min_minor_units | None: ...
+
+Global___TotalRange: _TypeAlias = TotalRange  # noqa: Y015
 
 @_typing.final
 class ListOrdersResponse(_message.Message):
@@ -1142,3 +1279,165 @@ class ListOrdersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListOrdersResponse: _TypeAlias = ListOrdersResponse  # noqa: Y015
+
+@_typing.final
+class TimelineEntry(_message.Message):
+    """A fact of an order's timeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    FACT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The order's own number of the fact, from 1 without gaps; events of the fact have the same."""
+    fact: Global___OrderFact.ValueType
+    """What happened."""
+    state: Global___OrderState.ValueType
+    """Where the order stood after it."""
+    refund_id: _builtins.str
+    """UUID of the refund; of ORDER_FACT_REFUNDED only."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What went back; of ORDER_FACT_REFUNDED only."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        fact: Global___OrderFact.ValueType = ...,
+        state: Global___OrderState.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        refund_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "fact", b"fact", "refund_id", b"refund_id", "sequence", b"sequence", "state", b"state", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimelineEntry: _TypeAlias = TimelineEntry  # noqa: Y015
+
+@_typing.final
+class GetTimelineRequest(_message.Message):
+    """Request of GetTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    after_sequence: _builtins.int
+    """Only facts of a higher sequence; 0: from the first."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimelineRequest: _TypeAlias = GetTimelineRequest  # noqa: Y015
+
+@_typing.final
+class GetTimelineResponse(_message.Message):
+    """Response of GetTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    ORDER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    order_sequence: _builtins.int
+    """The sequence of its newest fact."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]:
+        """The facts, oldest first, at most 500; ask again after the last one's sequence until `order_sequence` is reached."""
+
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order as it stands; of the same moment."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
+        order: Global___Order | None = ...,
+        order_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "order", b"order", "order_sequence", b"order_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015
+
+@_typing.final
+class WatchOrderRequest(_message.Message):
+    """Request of WatchOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """UUID of the order."""
+    after_sequence: _builtins.int
+    """Where to resume: the sequence of the last fact that was seen; 0: from the first."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOrderRequest: _TypeAlias = WatchOrderRequest  # noqa: Y015
+
+@_typing.final
+class WatchOrderResponse(_message.Message):
+    """Response of WatchOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> Global___TimelineEntry:
+        """What happened; its sequence is what to resume after."""
+
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order as it stands, which may be further on than the entry."""
+
+    def __init__(
+        self,
+        *,
+        entry: Global___TimelineEntry | None = ...,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOrderResponse: _TypeAlias = WatchOrderResponse  # noqa: Y015

@@ -90,6 +90,16 @@ class OrdersStub:
                 request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/sagacity.orders.v1.Orders/GetTimeline',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
+        self.WatchOrder = channel.unary_stream(
+                '/sagacity.orders.v1.Orders/WatchOrder',
+                request_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
+                response_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.WatchOrderResponse.FromString,
+                _registered_method=True)
 
 
 class OrdersServicer:
@@ -175,7 +185,25 @@ class OrdersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """Lists orders, newest first. A user their own, staff everybody's. Errors: INVALID_ARGUMENT for a token that is not ours.
+        """Lists orders, newest first unless asked otherwise. A user their own, staff everybody's. Served by the order-history projection, which follows
+        the orders with a small delay; of the newest 100 of the list's user (or of all) it is always up to date.
+        Errors: INVALID_ARGUMENT for a token that is not ours, or for filters that do not go together; UNAVAILABLE ORDER_HISTORY_NOT_READY while the
+        projection is built for the first time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTimeline(self, request, context):
+        """Reads what became of one order, oldest fact first. Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOrder(self, request, context):
+        """Streams what becomes of one order, fact by fact, until the caller goes or the stream has lived its time; then resume after the last sequence.
+        Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id; RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +266,16 @@ def add_OrdersServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.ListOrdersRequest.FromString,
                     response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.SerializeToString,
+            ),
+            'WatchOrder': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrder,
+                    request_deserializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.WatchOrderRequest.FromString,
+                    response_serializer=sagacity_dot_orders_dot_v1_dot_orders__pb2.WatchOrderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -538,6 +576,60 @@ class Orders:
             '/sagacity.orders.v1.Orders/ListOrders',
             sagacity_dot_orders_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
             sagacity_dot_orders_dot_v1_dot_orders__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/GetTimeline',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sagacity.orders.v1.Orders/WatchOrder',
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
+            sagacity_dot_orders_dot_v1_dot_orders__pb2.WatchOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,7 +69,17 @@ class OrdersStub:
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """Reads one order. Its user, the orchestrator, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
-    """Lists orders, newest first. A user their own, staff everybody's. Errors: INVALID_ARGUMENT for a token that is not ours."""
+    """Lists orders, newest first unless asked otherwise. A user their own, staff everybody's. Served by the order-history projection, which follows
+    the orders with a small delay; of the newest 100 of the list's user (or of all) it is always up to date.
+    Errors: INVALID_ARGUMENT for a token that is not ours, or for filters that do not go together; UNAVAILABLE ORDER_HISTORY_NOT_READY while the
+    projection is built for the first time.
+    """
+    GetTimeline: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]
+    """Reads what became of one order, oldest fact first. Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
+    WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
+    """Streams what becomes of one order, fact by fact, until the caller goes or the stream has lived its time; then resume after the last sequence.
+    Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id; RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
+    """
 
 @_typing.type_check_only
 class OrdersAsyncStub(OrdersStub):
@@ -112,7 +122,17 @@ class OrdersAsyncStub(OrdersStub):
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
     """Reads one order. Its user, the orchestrator, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """Lists orders, newest first. A user their own, staff everybody's. Errors: INVALID_ARGUMENT for a token that is not ours."""
+    """Lists orders, newest first unless asked otherwise. A user their own, staff everybody's. Served by the order-history projection, which follows
+    the orders with a small delay; of the newest 100 of the list's user (or of all) it is always up to date.
+    Errors: INVALID_ARGUMENT for a token that is not ours, or for filters that do not go together; UNAVAILABLE ORDER_HISTORY_NOT_READY while the
+    projection is built for the first time.
+    """
+    GetTimeline: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]  # type: ignore[assignment]
+    """Reads what became of one order, oldest fact first. Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
+    WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
+    """Streams what becomes of one order, fact by fact, until the caller goes or the stream has lived its time; then resume after the last sequence.
+    Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id; RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
+    """
 
 class OrdersServicer(metaclass=_abc_1.ABCMeta):
     """Orders: what was asked for, what it costs, and where it stands. One transition table rules the states."""
@@ -218,6 +238,28 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
-        """Lists orders, newest first. A user their own, staff everybody's. Errors: INVALID_ARGUMENT for a token that is not ours."""
+        """Lists orders, newest first unless asked otherwise. A user their own, staff everybody's. Served by the order-history projection, which follows
+        the orders with a small delay; of the newest 100 of the list's user (or of all) it is always up to date.
+        Errors: INVALID_ARGUMENT for a token that is not ours, or for filters that do not go together; UNAVAILABLE ORDER_HISTORY_NOT_READY while the
+        projection is built for the first time.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTimeline(
+        self,
+        request: _orders_pb2.GetTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.GetTimelineResponse, _abc.Awaitable[_orders_pb2.GetTimelineResponse]]:
+        """Reads what became of one order, oldest fact first. Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id."""
+
+    @_abc_1.abstractmethod
+    def WatchOrder(
+        self,
+        request: _orders_pb2.WatchOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrderResponse], _abc.AsyncIterator[_orders_pb2.WatchOrderResponse]]:
+        """Streams what becomes of one order, fact by fact, until the caller goes or the stream has lived its time; then resume after the last sequence.
+        Its user, or staff. Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's id; RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
+        """
 
 def add_OrdersServicer_to_server(servicer: OrdersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
