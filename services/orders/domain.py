@@ -271,11 +271,18 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderFilter:
-    """Which orders are listed; None: whatever it is."""
+class TimelineEntry:
+    """A fact about an order: the state that it entered, or a refund, and the state that it had then.
 
-    user_id: UUID | None = None
-    state: OrderState | None = None
+    Attributes:
+        sequence: the order's own number of the fact, from 1 without gaps.
+        refund: its id and amount; None where the fact is the state.
+    """
+
+    sequence: int
+    state: OrderState
+    time: datetime
+    refund: tuple[UUID, Money] | None
 
 
 def require_transition(state: OrderState, wanted: OrderState) -> None:

@@ -11,19 +11,26 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from chassis.outbox import Event
+from chassis.timestamps import to_timestamp
 from sagacity.common.v1 import money_pb2
 from sagacity.orders.v1 import events_pb2
-from services.orders.domain import Money, OrderRefund, Shipment
+from services.orders.domain import Money, Order, OrderRefund, Shipment
 
 TOPIC = "sagacity.orders.v1"
 AGGREGATE_TYPE = "order"
 
 
-def order_placed(event_id: UUID, order_id: UUID, user_id: UUID, at: datetime) -> Event:
+def order_placed(event_id: UUID, order: Order) -> Event:
     """An order was accepted."""
-    return _event(
-        event_id, order_id, at, events_pb2.OrderPlaced(order_id=str(order_id), user_id=str(user_id))
+    fact = events_pb2.OrderPlaced(
+        order_id=str(order.id),
+        user_id=str(order.user_id),
+        order_number=order.order_number,
+        currency_code=order.currency_code,
+        create_time=to_timestamp(order.create_time),
+        items=[events_pb2.OrderedItem(sku=item.sku, quantity=item.quantity) for item in order.items],
     )
+    return _event(event_id, order.id, order.create_time, fact)
 
 
 def order_confirmed(

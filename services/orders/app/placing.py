@@ -71,11 +71,12 @@ class Placing(Parts):
         Raises:
             Fault: recorded: ORDER_EXISTS where another call made an order of that id; or as `barrier.replay`.
         """
-        now = self.clock.now()
-        placed = events.order_placed(self.new_id(), wish.order_id, wish.user_id, now)
+        now, event_id = self.clock.now(), self.new_id()
         for number in order_numbers(wish.order_id):
+            order = _pending(wish, number, now)
+            placed = events.order_placed(event_id, order)
             try:
-                row = await writes.create_order(self.database, call, _pending(wish, number, now), placed)
+                row = await writes.create_order(self.database, call, order, placed)
             except OrderNumberTakenError:
                 continue
             except OrderExistsError:
@@ -148,12 +149,12 @@ class Placing(Parts):
     async def _place(self, tx: Transaction, wish: Wish, saga_id: UUID) -> None:
         now = self.clock.now()
         for number in order_numbers(wish.order_id):
+            order = _pending(wish, number, now)
             try:
-                sequence = await writes.insert_order(tx, _pending(wish, number, now), saga_id)
+                sequence = await writes.insert_order(tx, order, saga_id)
             except OrderNumberTakenError:
                 continue
-            placed = events.order_placed(self.new_id(), wish.order_id, wish.user_id, now)
-            await outbox.append(tx, placed, sequence=sequence)
+            await outbox.append(tx, events.order_placed(self.new_id(), order), sequence=sequence)
             return
         raise OrderNumberTakenError
 

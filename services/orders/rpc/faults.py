@@ -1,6 +1,7 @@
 """One table from domain error to Fault."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from chassis.errors import Detail, Fault, FaultKind
 from services.orders.app import EXPONENTS
@@ -18,6 +19,8 @@ from services.orders.domain import (
     TransitionRefusedError,
     states_before,
 )
+from services.orders.history.listing import HistoryNotReadyError
+from services.orders.history.search import InvalidSearchError
 from services.orders.pricing import CountryNotServedError, PriceChangedError
 from services.orders.refunds import (
     InvalidRefundError,
@@ -26,6 +29,8 @@ from services.orders.refunds import (
     RefundTooLargeError,
 )
 
+# How soon the projection of lists may be there, when it is built for the first time.
+NOT_READY_RETRY = timedelta(seconds=5)
 # Kind, reason, message (empty: what the error says), and the field of the request that is wrong, if any.
 FAULTS: Mapping[type[Exception], tuple[FaultKind, str, str, str]] = {
     OrderNotFoundError: (FaultKind.NOT_FOUND, "ORDER_NOT_FOUND", "there is no such order", ""),
@@ -55,11 +60,21 @@ def translate(error: Exception) -> Fault | None:
         return Fault(FaultKind.FAILED_PRECONDITION, NOT_IN_STATE_BEFORE[error.wanted], str(error))
     if isinstance(error, RefundTooLargeError):
         return _refund_too_large(error)
+    if isinstance(error, InvalidSearchError | HistoryNotReadyError):
+        return _of_list(error)
     if type(error) not in FAULTS:
         return None
     kind, reason, message, field = FAULTS[type(error)]
     fields = (Detail(field, str(error)),) if field else ()
     return Fault(kind, reason, message or str(error), fields=fields)
+
+
+def _of_list(error: InvalidSearchError | HistoryNotReadyError) -> Fault:
+    if isinstance(error, HistoryNotReadyError):
+        message = "lists of orders are being built; try again shortly"
+        return Fault(FaultKind.UNAVAILABLE, "ORDER_HISTORY_NOT_READY", message, retry_after=NOT_READY_RETRY)
+    problem = Detail(error.field, str(error))
+    return Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", str(error), fields=(problem,))
 
 
 def _price_changed(error: PriceChangedError) -> Fault:

@@ -1,7 +1,7 @@
 """The methods, and who may call them."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -13,14 +13,13 @@ from chassis.barrier import SagaCall
 from chassis.errors import Detail, Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
-from chassis.page_tokens import decode_page_token, encode_page_token
 from sagacity.common.v1 import saga_step_pb2
 from sagacity.orders.v1 import orders_pb2, orders_pb2_grpc
 from services.orders.app import Orders, quote_order
-from services.orders.domain import NotAllowedError, OrderFilter, Rejection, Sale, Shipment
+from services.orders.domain import NotAllowedError, Rejection, Sale, Shipment
 from services.orders.refunds import RefundQuote
+from services.orders.rpc.looking import domain_search, entry_message, read_token, token_after
 from services.orders.rpc.messages import (
-    STATES,
     domain_address,
     domain_lines,
     domain_money,
@@ -34,10 +33,8 @@ from services.orders.rpc.messages import (
 )
 
 DOMAIN = "sagacity.orders"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-# The year 9999: nothing later is a time.
-MAX_MICROSECONDS = 253_402_300_799_999_999
+# How often a watched order is looked at.
+WATCH_SECONDS = 0.5
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 SagaRequest: TypeAlias = (
@@ -66,6 +63,8 @@ POLICIES: Mapping[str, Allow] = {
     # The orchestrator acts for no user; whom the gateway acts for is looked at in _visible_to.
     "GetOrder": Allow(ORCHESTRATOR | GATEWAY),
     "ListOrders": Allow(GATEWAY, ANY_USER),
+    "GetTimeline": Allow(GATEWAY, ANY_USER),
+    "WatchOrder": Allow(GATEWAY, ANY_USER),
 }
 
 
@@ -200,22 +199,45 @@ class OrdersServicer(orders_pb2_grpc.OrdersServicer):
     async def ListOrders(
         self, request: orders_pb2.ListOrdersRequest, context: Context
     ) -> orders_pb2.ListOrdersResponse:
-        """Lists orders, newest first."""
-        chosen = OrderFilter(
-            user_id=UUID(request.user_id) if request.user_id else None,
-            state=STATES[request.state] if request.state else None,
-        )
-        if _visible_to() not in (None, chosen.user_id):
+        """Lists orders."""
+        search = domain_search(request)
+        if _visible_to() not in (None, search.user_id):
             raise NotAllowedError("a customer lists their own orders: user_id must be their own id")
         # Bound to who asks, too: a token says where somebody's list was left.
-        bound_to = (chosen.user_id, chosen.state, current_caller().user_id)
-        after = decode_page_token(request.page_token, bound_to, types=(_moment, UUID))
-        position = (after[0], after[1]) if after else None
-        page, end = await self._app.list_orders(chosen, position, page_size=request.page_size)
-        token = encode_page_token((_microseconds(end[0]), end[1]), bound_to) if end else ""
+        after = read_token(request.page_token, search, current_caller().user_id)
+        page = await self._app.list_orders(search, after, page_size=request.page_size)
         return orders_pb2.ListOrdersResponse(
-            orders=[order_message(order) for order in page], next_page_token=token
+            orders=[order_message(order) for order in page.orders],
+            next_page_token=token_after(page.end, search, current_caller().user_id),
         )
+
+    @override
+    async def GetTimeline(
+        self, request: orders_pb2.GetTimelineRequest, context: Context
+    ) -> orders_pb2.GetTimelineResponse:
+        """Reads what became of one order."""
+        order, sequence, entries = await self._app.timeline(
+            UUID(request.order_id), after=request.after_sequence, visible_to=_visible_to()
+        )
+        return orders_pb2.GetTimelineResponse(
+            entries=map(entry_message, entries), order=order_message(order), order_sequence=sequence
+        )
+
+    @override
+    async def WatchOrder(
+        self, request: orders_pb2.WatchOrderRequest, context: Context
+    ) -> AsyncIterator[orders_pb2.WatchOrderResponse]:
+        """Streams what becomes of one order."""
+        after = request.after_sequence
+        while True:
+            order, sequence, entries = await self._app.timeline(
+                UUID(request.order_id), after=after, visible_to=_visible_to()
+            )
+            for entry in entries:
+                after = entry.sequence
+                yield orders_pb2.WatchOrderResponse(entry=entry_message(entry), order=order_message(order))
+            if after >= sequence:
+                await asyncio.sleep(WATCH_SECONDS)
 
 
 def _visible_to() -> UUID | None:
@@ -238,14 +260,3 @@ def _call(request: SagaRequest, operation: saga_step_pb2.Operation.ValueType) ->
             fields=(problem,),
         )
     return barrier.saga_call(request)
-
-
-def _moment(text: str) -> datetime:
-    microseconds = int(text)
-    if not 0 <= microseconds <= MAX_MICROSECONDS:
-        raise ValueError("not a time of ours")
-    return EPOCH + microseconds * MICROSECOND
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - EPOCH) // MICROSECOND

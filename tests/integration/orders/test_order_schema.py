@@ -10,7 +10,6 @@ from psycopg.errors import CheckViolation, IntegrityError
 
 from chassis.ids import new_id
 from services.orders.domain import INITIAL_STATE, TRANSITIONS, OrderState, RefundState
-from services.orders.store import reads
 
 pytestmark = pytest.mark.integration
 
@@ -118,38 +117,3 @@ async def test_a_refund_that_gives_nothing_or_says_nothing_cannot_be_stored(
     """
     with pytest.raises(CheckViolation):
         await world.rows(sql, id=new_id(), amount=amount, lines=lines, reason=reason)
-
-
-@pytest.mark.parametrize(
-    ("filtered_by", "indexes"),
-    [
-        ((False, False), "orders_newest"),
-        ((True, False), "orders_newest_of_user"),
-        ((False, True), "orders_newest_in_state"),
-        ((True, True), "orders_newest_of_user|orders_newest_in_state"),
-    ],
-)
-async def test_every_list_reads_an_index_in_its_order_and_sorts_nothing(
-    world: Any, filtered_by: tuple[bool, bool], indexes: str
-) -> None:
-    params = {
-        "user_id": new_id(),
-        "state": OrderState.PENDING,
-        "before_time": reads.NEWEST[0],
-        "before_id": reads.NEWEST[1],
-        "limit": 51,
-    }
-    # Small tables are sorted whatever the indexes: what is asked is whether an index could serve.
-    async with world.database.transaction() as tx:
-        for setting in ("enable_seqscan", "enable_sort", "enable_bitmapscan"):
-            await tx.fetch(_statement(f"SET LOCAL {setting} = off"), {})
-        explain = _statement(f"EXPLAIN {reads._LISTS[filtered_by].sql}")
-        plan = "\n".join(row["QUERY PLAN"] for row in await tx.fetch(explain, params))
-    assert re.search(rf"Index Scan Backward using ({indexes})\b", plan), plan
-    assert "Sort" not in plan
-
-
-def _statement(sql: str) -> Any:
-    from chassis.postgres import statement
-
-    return statement("of_a_test", sql)

@@ -1,0 +1,161 @@
+"""What each replica does for the projection: it copies, follows, switches and deletes generations.
+
+Which generation needs what is in the database, and each step is one transaction: so replicas share the work,
+and one that dies leaves nothing but work for the others.
+"""
+
+import asyncio
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from chassis.consumer import Consumer
+from chassis.errors import Fault
+from chassis.postgres import Database
+from services.orders.events import TOPIC
+from services.orders.history import generations as store
+from services.orders.history.following import handlers
+from services.orders.history.generations import Generation, GenerationState
+
+LOOK_SECONDS = 1.0
+# Orders are changed meanwhile, by the same database.
+COPY_PACE_SECONDS = 0.02
+DELETE_PACE_SECONDS = 0.05
+DELETE_BATCHES_PER_LOOK = 20
+# What a consumer has not applied yet when it counts as caught up: about one batch.
+MAX_SWITCH_LAG = 200
+KAFKA_SECONDS = 5.0
+STOP_SECONDS = 8.0
+
+_log = structlog.get_logger(__name__)
+
+
+class OrderHistory:
+    """Keeps the generations of the projection; run one in each replica."""
+
+    def __init__(self, database: Database, *, bootstrap_servers: str) -> None:
+        """Makes it; without Kafka (no servers) nothing follows, and a copy is what there is."""
+        self._database = database
+        self._servers = bootstrap_servers
+        self._consumers: dict[int, asyncio.Task[None]] = {}
+        # Where the topic ended when a generation was first seen to follow: it has to come as far as that.
+        self._targets: dict[int, dict[TopicPartition, int]] = {}
+        self._wake = asyncio.Event()
+        self._failing = False
+
+    async def run(self) -> None:
+        """Does what is to be done until it is cancelled, whether the database and Kafka are there or not."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                    self._failing = False
+                except (Fault, KafkaError, OSError, TimeoutError) as error:
+                    if not self._failing:
+                        _log.warning("order_history_waits", error=repr(error))
+                    self._failing = True
+                await self._pause()
+        finally:
+            await self._stop(set(self._consumers))
+
+    async def rebuild(self) -> Generation:
+        """Begins a new generation; where one is being built already, returns that one.
+
+        Raises:
+            Fault: UNAVAILABLE.
+        """
+        generation = await self._database.run(store.begin_generation)
+        self._wake.set()
+        return generation
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _look(self) -> None:
+        found = await store.read_generations(self._database)
+        following = {each.number for each in found if each.state is GenerationState.FOLLOWING}
+        await self._stop(self._consumers.keys() - following)
+        if self._servers:
+            for number in following - self._consumers.keys():
+                self._consumers[number] = asyncio.create_task(self._consumer(number).run())
+        is_first = not any(each.active for each in found)
+        for each in found:
+            if each.state is GenerationState.COPYING:
+                await self._copy(each)
+            elif each.state is GenerationState.RETIRED:
+                await self._delete(each)
+            elif not each.active:
+                await self._switch(each, is_first=is_first)
+
+    def _consumer(self, number: int) -> Consumer:
+        return Consumer(
+            self._database,
+            bootstrap_servers=self._servers,
+            topics=[TOPIC],
+            group=store.consumer_of(number),
+            handlers=handlers(number),
+            generation=number,
+        )
+
+    async def _copy(self, generation: Generation) -> None:
+        while await store.copy_batch(self._database, generation.number):  # noqa: ASYNC110 - a pace, no poll
+            await asyncio.sleep(COPY_PACE_SECONDS)
+        self._wake.set()
+
+    async def _delete(self, generation: Generation) -> None:
+        for _ in range(DELETE_BATCHES_PER_LOOK):
+            if not await store.delete_batch(self._database, generation.number):
+                return
+            await asyncio.sleep(DELETE_PACE_SECONDS)
+
+    async def _switch(self, generation: Generation, *, is_first: bool) -> None:
+        number = generation.number
+        # Before the first one there is nothing to read at all: a copy that is late is better.
+        if not is_first and not await self._is_complete(number):
+            return
+        if await store.switch_to(self._database, number):
+            _log.info("order_history_switched", generation=number, copied=generation.copied)
+            self._wake.set()
+        self._targets.pop(number, None)
+
+    async def _is_complete(self, number: int) -> bool:
+        if halted := await store.halted_keys(self._database, number):
+            _log.warning("order_history_not_switched", generation=number, halted_keys=halted)
+            return False
+        return not self._servers or await self._has_caught_up(number)
+
+    async def _has_caught_up(self, number: int) -> bool:
+        # A member of the group in name only: it asks for offsets, and gets no partition.
+        kafka = AIOKafkaConsumer(
+            bootstrap_servers=self._servers, group_id=store.consumer_of(number), enable_auto_commit=False
+        )
+        try:
+            async with asyncio.timeout(KAFKA_SECONDS):
+                await kafka.start()
+                topics = await kafka.topics()
+                if TOPIC not in topics:
+                    return True
+                partitions = [TopicPartition(TOPIC, each) for each in kafka.partitions_for_topic(TOPIC) or ()]
+                kafka.assign(partitions)
+                ends = await kafka.end_offsets(partitions)
+                # What the topic keeps no longer counts as done: nobody commits behind its beginning.
+                begins = await kafka.beginning_offsets(partitions)
+                done = {each: max(await kafka.committed(each) or 0, begins[each]) for each in partitions}
+        finally:
+            await kafka.stop()
+        target = self._targets.setdefault(number, ends)
+        lag = sum(max(0, ends[each] - done[each]) for each in partitions)
+        return all(done[each] >= target.get(each, 0) for each in partitions) and lag <= MAX_SWITCH_LAG
+
+    async def _stop(self, numbers: set[int]) -> None:
+        tasks = [self._consumers.pop(number) for number in numbers]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
