@@ -13,6 +13,7 @@ from sagacity.orders.v1 import orders_pb2_grpc
 from services.orders import events, rpc
 from services.orders.app import Orders
 from services.orders.config import OrdersSettings
+from services.orders.history.rebuilding import OrderHistory
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,8 @@ async def program(life: Lifecycle) -> None:
     database = await open_database(life, settings)
     start_barrier_pruning(life, database)
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
+    history = OrderHistory(database, bootstrap_servers=settings.kafka_bootstrap_servers)
+    life.start(history.run(), name="order history")
     app = Orders(
         database=database,
         clock=SystemClock(),

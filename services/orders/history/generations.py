@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from chassis.postgres import Database, Transaction, statement
+from chassis.postgres import Database, Row, Transaction, statement
 from services.orders.events import AGGREGATE_TYPE, TOPIC
 
 COPY_BATCH = 500
@@ -40,13 +40,15 @@ class Generation:
     state: GenerationState
     copied: int
     create_time: datetime
+    switch_time: datetime | None
     active: bool
 
 
 _READ = statement(
     "read_listing_generations",
     """
-    SELECT g.generation, g.state, g.copied, g.create_time, g.generation = head.active_generation AS active
+    SELECT g.generation, g.state, g.copied, g.create_time, g.switch_time,
+        g.generation = head.active_generation AS active
     FROM order_listing_generation AS g, order_listing_head AS head WHERE head.singleton ORDER BY g.generation
     """,
 )
@@ -62,7 +64,7 @@ _BEGIN = statement(
         RETURNING last_generation
     )
     INSERT INTO order_listing_generation (generation, state) SELECT last_generation, 'COPYING' FROM next
-    RETURNING generation, state, copied, create_time, false AS active
+    RETURNING generation, state, copied, create_time, switch_time, false AS active
     """,
 )
 # Who finds it locked leaves the batch to who is at it.
@@ -121,8 +123,11 @@ _SWITCH = statement(
 _RETIRE = statement(
     "retire_listing_generations",
     """
-    UPDATE order_listing_generation SET state = 'RETIRED', retire_time = now()
-    WHERE generation < %(generation)s AND state <> 'RETIRED'
+    UPDATE order_listing_generation SET
+        state = CASE WHEN generation < %(generation)s THEN 'RETIRED' ELSE state END,
+        retire_time = CASE WHEN generation < %(generation)s THEN now() END,
+        switch_time = CASE WHEN generation < %(generation)s THEN switch_time ELSE now() END
+    WHERE generation <= %(generation)s AND state <> 'RETIRED'
     """,
 )
 _DELETE = statement(
@@ -164,17 +169,17 @@ def consumer_of(generation: int) -> str:
     return f"orders.order-history.{generation}"
 
 
-async def read_generations(database: Database) -> list[Generation]:
+async def read_generations(source: Database | Transaction) -> list[Generation]:
     """Reads every generation that is not wholly deleted, the oldest first."""
-    return [_generation(row) for row in await database.fetch(_READ, {})]
+    return [_generation(row) for row in await source.fetch(_READ, {})]
 
 
 async def begin_generation(tx: Transaction) -> Generation:
     """Begins a new generation, or returns the one that is being built already."""
     await tx.fetch(_LOCK_HEAD, {})
-    for row in await tx.fetch(_READ, {}):
-        if not row["active"] and row["state"] != GenerationState.RETIRED:
-            return _generation(row)
+    for each in await read_generations(tx):
+        if not each.active and each.state is not GenerationState.RETIRED:
+            return each
     return _generation((await tx.fetch(_BEGIN, {}))[0])
 
 
@@ -217,11 +222,12 @@ async def delete_batch(database: Database, generation: int, *, retired_for: time
     return False
 
 
-def _generation(row: dict[str, object]) -> Generation:
+def _generation(row: Row) -> Generation:
     return Generation(
-        number=int(str(row["generation"])),
-        state=GenerationState(str(row["state"])),
-        copied=int(str(row["copied"])),
-        create_time=row["create_time"],  # type: ignore[arg-type]
-        active=bool(row["active"]),
+        number=row["generation"],
+        state=GenerationState(row["state"]),
+        copied=row["copied"],
+        create_time=row["create_time"],
+        switch_time=row["switch_time"],
+        active=row["active"],
     )

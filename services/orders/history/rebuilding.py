@@ -12,7 +12,8 @@ from aiokafka.errors import KafkaError
 
 from chassis.consumer import Consumer
 from chassis.errors import Fault
-from chassis.postgres import Database
+from chassis.postgres import Database, Transaction
+from chassis.projections import ProjectionState, ProjectionStatus
 from services.orders.events import TOPIC
 from services.orders.history import generations as store
 from services.orders.history.following import handlers
@@ -28,7 +29,39 @@ MAX_SWITCH_LAG = 200
 KAFKA_SECONDS = 5.0
 STOP_SECONDS = 8.0
 
+_RETIRED = GenerationState.RETIRED
 _log = structlog.get_logger(__name__)
+
+
+class OrderHistoryProjection:
+    """The projection as an operator sees it: a `chassis.projections.Projection`."""
+
+    name = "order-history"
+
+    async def rebuild(self, tx: Transaction) -> ProjectionStatus:
+        """Begins a new generation, which the replicas build; where one is being built, that one goes on."""
+        await store.begin_generation(tx)
+        return await self.status(tx)
+
+    async def status(self, source: Database | Transaction) -> ProjectionStatus:
+        """Tells where it stands."""
+        found = [each for each in await store.read_generations(source) if each.state != _RETIRED]
+        active = next((each for each in found if each.active), None)
+        building = next((each for each in found if not each.active), None)
+        shown = building or active
+        state = ProjectionState.SERVING
+        if building:
+            copying = building.state is GenerationState.COPYING
+            state = ProjectionState.COPYING if copying else ProjectionState.CATCHING_UP
+        return ProjectionStatus(
+            name=self.name,
+            state=state,
+            active_generation=active.number if active else 0,
+            building_generation=building.number if building else None,
+            copied=shown.copied if shown else 0,
+            begin_time=shown.create_time if shown else None,
+            switch_time=active.switch_time if active else None,
+        )
 
 
 class OrderHistory:
@@ -58,16 +91,6 @@ class OrderHistory:
                 await self._pause()
         finally:
             await self._stop(set(self._consumers))
-
-    async def rebuild(self) -> Generation:
-        """Begins a new generation; where one is being built already, returns that one.
-
-        Raises:
-            Fault: UNAVAILABLE.
-        """
-        generation = await self._database.run(store.begin_generation)
-        self._wake.set()
-        return generation
 
     async def _pause(self) -> None:
         try:

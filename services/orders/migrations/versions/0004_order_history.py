@@ -48,6 +48,7 @@ CREATE TABLE order_listing_generation (
     copied_to uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
     copied bigint NOT NULL DEFAULT 0,
     create_time timestamptz NOT NULL DEFAULT now(),
+    switch_time timestamptz,
     retire_time timestamptz CHECK ((retire_time IS NOT NULL) = (state = 'RETIRED'))
 );
 -- One row: which generation the lists are read from; 0: none yet.
