@@ -3,17 +3,20 @@
 import structlog
 
 from chassis.clock import SystemClock
+from chassis.consumer import Consumer
+from chassis.grpc_client import Connection
 from chassis.grpc_server import build_server
-from chassis.identity import Verifier
+from chassis.identity import ServiceIdentity, Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
 from chassis.process import open_database, start_barrier_pruning, start_metrics, start_relay
 from chassis.telemetry import configure_logging
 from sagacity.orders.v1 import orders_pb2_grpc
-from services.orders import events, rpc
+from services.orders import events, rpc, subscribers
 from services.orders.app import Orders
 from services.orders.config import OrdersSettings
 from services.orders.history.rebuilding import OrderHistory
+from services.orders.requester import CancellationRequester, ProviderRefundSettling
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +25,7 @@ async def program(life: Lifecycle) -> None:
     """Sets everything up and returns once it serves; what is registered last stops first."""
     settings = OrdersSettings.read()
     configure_logging(settings.process, settings.log_format)
+    identity = ServiceIdentity.read(settings.process, settings.required("identity_key_file"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
     database = await open_database(life, settings)
@@ -36,6 +40,7 @@ async def program(life: Lifecycle) -> None:
         as_refusal=rpc.translate,
         published=wake_relay,
     )
+    _start_choreographies(life, settings, app, identity)
 
     server = build_server(
         domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
@@ -45,6 +50,28 @@ async def program(life: Lifecycle) -> None:
     life.on_stop(server.stop)
     await start_metrics(life, settings)
     log.info("serving", port=port)
+
+
+def _start_choreographies(
+    life: Lifecycle, settings: OrdersSettings, app: Orders, identity: ServiceIdentity
+) -> None:
+    orchestrator = Connection(settings.orchestrator_address, identity)
+    life.on_stop(orchestrator.close)
+    life.start(CancellationRequester(app.database, orchestrator).run(), name="cancellation requests")
+    life.start(ProviderRefundSettling(app).run(), name="provider refunds")
+    if not settings.kafka_bootstrap_servers:
+        return
+    for topic, group, handlers in (
+        (subscribers.PAYMENTS_TOPIC, subscribers.PROVIDER_GROUP, subscribers.facts_of_payments(app)),
+    ):
+        consumer = Consumer(
+            app.database,
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            topics=[topic],
+            group=group,
+            handlers=handlers,
+        )
+        life.start(consumer.run(), name=f"consumer {group}")
 
 
 if __name__ == "__main__":

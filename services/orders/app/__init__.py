@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.orders.app.after_sale import AfterSale
+from services.orders.app.choreographies import Choreographies
 from services.orders.app.placing import EXPONENTS, Placing, Wish, quote_order
 from services.orders.app.reading import Reading
 
@@ -10,5 +10,5 @@ __all__ = ["EXPONENTS", "Orders", "Wish", "quote_order"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders(Placing, AfterSale, Reading):
+class Orders(Placing, Choreographies, Reading):
     """All use cases."""

@@ -129,22 +129,30 @@ class AfterSale(Parts):
 
         async def record(tx: Transaction) -> Json:
             order = await store.lock_whole_order(tx, order_id)
-            refund_state = refunds.require_recordable(order, quoted.amount, quoted.lines)
             now = self.clock.now()
             refund = OrderRefund(refund_id, quoted.amount, merge_items(quoted.lines), reason, now)
-            reply, sequence = await store.refund_order(tx, order, refund, refund_state, call.saga_id)
-            refunded = events.order_refunded(
-                self.new_id(),
-                order_id,
-                order.user_id,
-                refund,
-                refunded=order.refunded + refund.amount,
-                total=_sale(order).quote.total,
-            )
-            await outbox.append(tx, refunded, sequence=sequence)
-            return reply
+            return await self._record(tx, order, refund, call.saga_id)
 
         return await self._once(call, record, pivot=False)
+
+    async def _record(self, tx: Transaction, order: Order, refund: OrderRefund, saga_id: UUID | None) -> Json:
+        """Records a refund of an order that is locked, and publishes it; no saga where the provider made it.
+
+        Raises:
+            OrdersError: the order cannot have had it, or there is another refund of its id.
+        """
+        refund_state = refunds.require_recordable(order, refund.amount, refund.lines)
+        reply, sequence = await store.refund_order(tx, order, refund, refund_state, saga_id)
+        refunded = events.order_refunded(
+            self.new_id(),
+            order.id,
+            order.user_id,
+            refund,
+            refunded=order.refunded + refund.amount,
+            total=_sale(order).quote.total,
+        )
+        await outbox.append(tx, refunded, sequence=sequence)
+        return reply
 
     async def _once(
         self, call: SagaCall, effect: Callable[[Transaction], Awaitable[Json]], *, pivot: bool

@@ -13,6 +13,7 @@ from chassis.barrier import Json, SagaCall
 from chassis.postgres import Transaction
 from services.orders import events, pricing
 from services.orders.app.parts import Parts
+from services.orders.cancellations import CustomerDeactivatedError
 from services.orders.domain import (
     INITIAL_STATE,
     CurrencyMismatchError,
@@ -90,8 +91,8 @@ class Placing(Parts):
         """Makes a PENDING order CONFIRMED, once per saga step. Lines of one SKU are summed.
 
         Raises:
-            Fault: the refusal, recorded: ORDER_NOT_FOUND, ORDER_NOT_PENDING, or INVALID_ARGUMENT for lines or
-                a quote that this order cannot have; or as `barrier.replay`.
+            Fault: the refusal, recorded: ORDER_NOT_FOUND, ORDER_NOT_PENDING, CUSTOMER_DEACTIVATED, or
+                INVALID_ARGUMENT for lines or a quote that this order cannot have; or as `barrier.replay`.
         """
         problem: Json | None = None
         try:
@@ -185,6 +186,7 @@ class Placing(Parts):
             "other_currency": self._refusal(
                 CurrencyMismatchError("the order is in another currency than the quote")
             ),
+            "customer_deactivated": self._refusal(CustomerDeactivatedError()),
             "refused_in_state": {
                 state: self._refusal(TransitionRefusedError(state, OrderState.CONFIRMED))
                 for state in OrderState

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from chassis.errors import Detail, Fault, FaultKind
 from services.orders.app import EXPONENTS
+from services.orders.cancellations import CustomerDeactivatedError
 from services.orders.domain import (
     AmountTooLargeError,
     CurrencyMismatchError,
@@ -36,6 +37,12 @@ FAULTS: Mapping[type[Exception], tuple[FaultKind, str, str, str]] = {
     OrderNotFoundError: (FaultKind.NOT_FOUND, "ORDER_NOT_FOUND", "there is no such order", ""),
     OrderExistsError: (FaultKind.ALREADY_EXISTS, "ORDER_EXISTS", "there is another order of this id", ""),
     NotAllowedError: (FaultKind.PERMISSION_DENIED, "NOT_ALLOWED", "", ""),
+    CustomerDeactivatedError: (
+        FaultKind.FAILED_PRECONDITION,
+        "CUSTOMER_DEACTIVATED",
+        "the customer's account was deactivated",
+        "",
+    ),
     OrderNotRefundableError: (FaultKind.FAILED_PRECONDITION, "ORDER_NOT_REFUNDABLE", "", ""),
     RefundExistsError: (FaultKind.ALREADY_EXISTS, "REFUND_EXISTS", "there is another refund of this id", ""),
     InvalidRefundError: (FaultKind.INVALID_ARGUMENT, "REFUND_INVALID", "", ""),

@@ -38,7 +38,8 @@ _INSERT_REFUND = statement(
     "insert_order_refund",
     """
     INSERT INTO order_refund (id, order_id, sequence, saga_id, amount_minor, lines, reason, create_time)
-    SELECT %(refund_id)s, id, sequence + 1, %(saga_id)s, %(amount_minor)s, %(lines)s, %(reason)s, %(now)s
+    SELECT %(refund_id)s, id, sequence + 1, %(saga_id)s::uuid, %(amount_minor)s, %(lines)s, %(reason)s,
+        %(now)s
     FROM orders WHERE id = %(id)s
     ON CONFLICT (id) DO NOTHING
     RETURNING id
@@ -92,9 +93,9 @@ async def ship_order(tx: Transaction, order: Order, shipment: Shipment, at: date
 
 
 async def refund_order(
-    tx: Transaction, order: Order, refund: OrderRefund, refund_state: RefundState, saga_id: UUID
+    tx: Transaction, order: Order, refund: OrderRefund, refund_state: RefundState, saga_id: UUID | None
 ) -> tuple[Json, int]:
-    """Records a refund of an order that is locked and can have it.
+    """Records a refund of an order that is locked and can have it; no saga where the provider made it.
 
     Returns:
         As `cancel_order`.

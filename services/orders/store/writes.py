@@ -66,25 +66,35 @@ _CREATE = statement(
     """,  # noqa: S608 - constants of this module
 )
 # The order is locked before anything is decided, so that the decision is about its newest version. The first
-# refusal is stored: no such order, its state, the request itself, what request and order do not share.
+# refusal is stored: no such order, its state, the request itself, what request and order do not share, that
+# the customer was deactivated.
 # Effects join the decision and never ask for it in a sub-select, which PostgreSQL would run again for a row
 # that changed after the snapshot.
+# The customer's row is made or locked, and its newest version decided on, too: a deactivation that comes
+# meanwhile waits, and then finds the order confirmed. Only of a deactivated customer a row comes back that
+# says when; that of any other one is not written again.
 _CONFIRM = statement(
     "confirm_order",
     f"""
     WITH found AS (
-        SELECT id, state, items, currency_code FROM orders
+        SELECT id, user_id, state, items, currency_code FROM orders
         WHERE id = %(id)s::uuid AND user_id = %(user_id)s::uuid
         FOR UPDATE
+    ), standing AS (
+        INSERT INTO customer (user_id) SELECT user_id FROM found
+        ON CONFLICT (user_id) DO UPDATE SET deactivate_time = customer.deactivate_time
+            WHERE customer.deactivate_time IS NOT NULL
+        RETURNING deactivate_time
     ), decided AS (
         SELECT found.state, COALESCE(
             CASE WHEN found.id IS NULL THEN %(not_found)s::jsonb END,
             %(refused_in_state)s::jsonb -> found.state,
             %(refused_request)s::jsonb,
             CASE WHEN found.items <> %(items)s::jsonb THEN %(other_items)s::jsonb END,
-            CASE WHEN found.currency_code <> %(currency_code)s::char(3) THEN %(other_currency)s::jsonb END
+            CASE WHEN found.currency_code <> %(currency_code)s::char(3) THEN %(other_currency)s::jsonb END,
+            CASE WHEN standing.deactivate_time IS NOT NULL THEN %(customer_deactivated)s::jsonb END
         ) AS fault
-        FROM (SELECT) AS always LEFT JOIN found ON true
+        FROM (SELECT) AS always LEFT JOIN found ON true LEFT JOIN standing ON true
     ), written AS (
         UPDATE orders AS o SET
             state = %(state)s::text,
@@ -194,8 +204,8 @@ async def confirm_order(
         items: what must have been asked for.
         sale: what the order gets.
         refusals: the faults to store, by their names in the statement: `not_found`, `other_items`,
-            `other_currency`; `refused_in_state`, one per state in which the order cannot be confirmed; and
-            `refused_request`, which refuses whatever the order is, unless it is None.
+            `other_currency`, `customer_deactivated`; `refused_in_state`, one per state in which the order
+            cannot be confirmed; `refused_request`, which refuses whatever the order is, unless it is None.
         confirmed: the event.
 
     Returns:
