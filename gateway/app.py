@@ -16,7 +16,7 @@ from gateway import problems
 from gateway.context import Gateway
 from gateway.edge import Edge
 from gateway.openapi import document
-from gateway.routes import admin, docs, orders, products, sessions, system, users
+from gateway.routes import admin, docs, orders, products, provider_webhooks, sessions, system, users
 
 _LOG: Final = structlog.get_logger(__name__)
 
@@ -52,7 +52,16 @@ def create_app(gateway: Gateway, *, clock: Clock, new_id: NewId, with_docs: bool
     )
     app.state.gateway = gateway
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
-    for module in (orders, products, users, sessions, admin, system, *((docs,) if with_docs else ())):
+    for module in (
+        orders,
+        products,
+        users,
+        sessions,
+        provider_webhooks,
+        admin,
+        system,
+        *((docs,) if with_docs else ()),
+    ):
         # Not include_router: it would look for the route twice, in the application and in the router.
         app.router.routes.extend(module.ROUTER.routes)
     _handle_errors(app, clock)

@@ -90,7 +90,7 @@ class GuardedRoute(APIRoute):
             request.state.context = Context(gateway, request, principal)
             if takes_body:
                 _check_content_type(request)
-                body = await _read(request)
+                body = await read_body(request)
                 request = _ParsedRequest(request, body, parse_object(body))
             return await handle(request)
 
@@ -123,7 +123,12 @@ def _check_content_type(request: Request) -> None:
         )
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Reads all of a body as it came.
+
+    Raises:
+        ProblemError: 413 above MAX_BODY_BYTES, 408 after BODY_SECONDS.
+    """
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _read_all(request)

@@ -13,6 +13,8 @@ from deploy.local.secret_files import SecretFiles
 
 ADMIN_EMAIL = "admin@sagacity.example"
 CUSTOMER_EMAIL = "customer@sagacity.example"
+# What the simulated payment provider signs its webhooks with.
+WEBHOOK_SECRET = "provider-webhook-secret"  # noqa: S105 - the name of a file
 IDENTITIES = ("users", "inventory", "payments", "orders", "orchestrator", "gateway", "operator")
 
 
@@ -83,6 +85,8 @@ def environment(program: Program, around: Surroundings) -> dict[str, str]:
     }
     if program.database:
         variables[f"{own}_DATABASE_DSN"] = around.dsn(program.database)
+    if program == PAYMENTS:
+        variables[f"{own}_SIMULATED_WEBHOOK_SECRET_FILE"] = str(around.secrets.path(WEBHOOK_SECRET))
     if program == USERS:
         variables |= {
             f"{own}_SIGNING_KEY_FILE": str(around.secrets.path("users-signing-key.pem")),
@@ -107,7 +111,7 @@ def make_secrets(secrets: SecretFiles) -> None:
     Raises:
         LocalDeployError: the folder cannot be written.
     """
-    for name in ("admin-password", "customer-password"):
+    for name in ("admin-password", "customer-password", WEBHOOK_SECRET):
         secrets.text(name)
     keys = []
     for name in IDENTITIES:

@@ -47,6 +47,7 @@ async def program(life: Lifecycle) -> None:
         new_id=new_id,
         provider_timeout_seconds=settings.provider_timeout_seconds,
         published=wake_relay,
+        webhook_secrets=settings.webhook_secrets(),
     )
     server = build_server(
         domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate

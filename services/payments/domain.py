@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -39,7 +39,8 @@ _S = PaymentState
 TRANSITIONS: Mapping[PaymentState, frozenset[PaymentState]] = {
     _S.IN_PROGRESS: frozenset({_S.AUTHORIZED, _S.CAPTURED, _S.DECLINED, _S.UNKNOWN, _S.REVERSING}),
     _S.UNKNOWN: frozenset({_S.AUTHORIZED, _S.CAPTURED, _S.DECLINED, _S.REVERSING}),
-    _S.AUTHORIZED: frozenset({_S.CAPTURED, _S.REVERSING}),
+    # VOIDED without REVERSING: the provider let the hold go by itself.
+    _S.AUTHORIZED: frozenset({_S.CAPTURED, _S.REVERSING, _S.VOIDED}),
     _S.CAPTURED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED, _S.REVERSING}),
     _S.PARTIALLY_REFUNDED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED, _S.REVERSING}),
     # Never back to CAPTURED: the second half of a charge in flight must not win over an undo that began.
@@ -54,6 +55,10 @@ TRANSITIONS: Mapping[PaymentState, frozenset[PaymentState]] = {
 WITH_MONEY = frozenset({_S.CAPTURED, _S.PARTIALLY_REFUNDED})
 # Nothing becomes of these any more.
 FINISHED = frozenset(state for state, targets in TRANSITIONS.items() if not targets)
+
+
+# What was charged is not known yet.
+UNSETTLED = frozenset({_S.IN_PROGRESS, _S.UNKNOWN})
 
 
 def sources(target: PaymentState) -> list[PaymentState]:
@@ -114,23 +119,33 @@ def refund_key(payment_id: UUID, refund_id: UUID) -> str:
     return f"{operation_key(payment_id, LedgerKind.REFUND)}:{refund_id}"
 
 
-def movements(payment_id: UUID, amounts: Amounts, *, refunded_before: int = 0) -> tuple[Movement, ...]:
+def movements(
+    payment_id: UUID,
+    amounts: Amounts,
+    *,
+    refunded_before: int = 0,
+    unasked: Collection[Movement] = (),
+) -> tuple[Movement, ...]:
     """Returns the ledger entries that these totals amount to, in the order in which they came about.
 
     Args:
         payment_id: Whose.
         amounts: The totals.
         refunded_before: What of the refunds has entries already, under keys of their own.
+        unasked: What of the refunds and voids the provider made by itself, and has no entry yet.
     """
+    voided = sum(made.amount_minor for made in unasked if made.kind is LedgerKind.VOID)
+    refunded = sum(made.amount_minor for made in unasked if made.kind is LedgerKind.REFUND)
     totals = (
         (LedgerKind.AUTHORIZATION, amounts.authorized_minor),
         (LedgerKind.CAPTURE, amounts.captured_minor),
-        (LedgerKind.VOID, amounts.voided_minor),
-        (LedgerKind.REFUND, amounts.refunded_minor - refunded_before),
+        (LedgerKind.VOID, amounts.voided_minor - voided),
+        (LedgerKind.REFUND, amounts.refunded_minor - refunded_before - refunded),
     )
-    return tuple(
+    ours = tuple(
         Movement(operation_key(payment_id, kind), kind, minor) for kind, minor in totals if minor > 0
     )
+    return (*ours, *unasked)
 
 
 def charge_state(amounts: Amounts, *, decline_reason: str, cancelled: bool) -> PaymentState | None:
@@ -325,3 +340,23 @@ class RequestIdReusedError(PaymentsError):
 
 class OutcomeUnknownError(PaymentsError):
     """The provider did not say what happened; the same call again asks it again."""
+
+
+class ProviderUnknownError(PaymentsError):
+    """Nothing is taken from a provider of that name."""
+
+
+class WebhookSignatureError(PaymentsError):
+    """The webhook is not signed by the provider, or it was a while ago."""
+
+
+class WebhookMalformedError(PaymentsError):
+    """The provider signed what is not a webhook of its."""
+
+
+class NotSettledError(PaymentsError):
+    """The provider tells of what cannot be recorded yet, or what it does not know itself yet."""
+
+
+class ProviderContradictionError(PaymentsError):
+    """What the provider says it did cannot have happened to the payment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -12,7 +13,8 @@ from chassis.ids import NewId
 from chassis.outbox import Event
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.payments.v1 import events_pb2
-from services.payments.domain import CaptureMode, Payment, PaymentState
+from services.payments.domain import CaptureMode, LedgerKind, Payment, PaymentState
+from services.payments.unasked import UnaskedOperation, total
 
 TOPIC: Final = "sagacity.payments.v1"
 AGGREGATE: Final = "payment"
@@ -26,6 +28,7 @@ def published(
     now: datetime,
     refunded_before: int = 0,
     refund_id: UUID | None = None,
+    unasked: Collection[UnaskedOperation] = (),
 ) -> tuple[Event, ...]:
     """Returns the events that tell how a payment came to its present state, oldest first.
 
@@ -38,15 +41,19 @@ def published(
         new_id: Makes the events' ids.
         now: When it came to its state, UTC.
         refunded_before: What of its refunds was published already.
-        refund_id: The refund that brought it there; None for a reversal.
+        refund_id: The refund of a saga that brought it there; None for a reversal.
+        unasked: What the provider did by itself to bring it there; what goes beyond it a saga did.
     """
     facts: list[Message] = []
     if payment.captured_minor > 0 and not captured_before:
         facts.append(_captured(payment))
-    if payment.refunded_minor > refunded_before:
-        facts.append(_refunded(payment, payment.refunded_minor - refunded_before, refund_id))
+    by_provider = [made for made in unasked if made.kind is LedgerKind.REFUND]
+    facts += [_refunded_by_provider(payment, made) for made in by_provider]
+    by_saga = payment.refunded_minor - refunded_before - total(unasked, LedgerKind.REFUND)
+    if by_saga > 0:
+        facts.append(_refunded(payment, by_saga, refund_id))
     if payment.state is PaymentState.VOIDED:
-        facts.append(events_pb2.PaymentVoided(payment_id=str(payment.id), order_id=str(payment.order_id)))
+        facts.append(_voided(payment, [made for made in unasked if made.kind is LedgerKind.VOID]))
     elif payment.state is PaymentState.DECLINED:
         facts.append(_declined(payment))
     return tuple(
@@ -79,6 +86,27 @@ def _refunded(payment: Payment, minor: int, refund_id: UUID | None) -> Message:
         order_id=str(payment.order_id),
         amount=Money(currency_code=payment.currency_code, minor_units=minor),
         refund_id=str(refund_id) if refund_id else "",
+        origin=events_pb2.REFUND_ORIGIN_SAGA,
+    )
+
+
+def _refunded_by_provider(payment: Payment, made: UnaskedOperation) -> Message:
+    return events_pb2.PaymentRefunded(
+        payment_id=str(payment.id),
+        order_id=str(payment.order_id),
+        amount=Money(currency_code=payment.currency_code, minor_units=made.amount_minor),
+        refund_id=str(made.id),
+        origin=events_pb2.REFUND_ORIGIN_PROVIDER,
+        provider_reason=made.reason,
+    )
+
+
+def _voided(payment: Payment, by_provider: list[UnaskedOperation]) -> Message:
+    return events_pb2.PaymentVoided(
+        payment_id=str(payment.id),
+        order_id=str(payment.order_id),
+        origin=events_pb2.REFUND_ORIGIN_PROVIDER if by_provider else events_pb2.REFUND_ORIGIN_SAGA,
+        provider_reason=by_provider[0].reason if by_provider else "",
     )
 
 

@@ -45,6 +45,12 @@ _BROKEN = statement(
         WHERE (refund.payment_id, refund.amount_minor, refund.state)
             IS DISTINCT FROM (entry.payment_id, entry.amount_minor, 'DONE')
             AND (refund.state = 'DONE' OR operation_key IS NOT NULL)
+    UNION ALL SELECT 'UNASKED', coalesce(made.operation_key, entry.operation_key)
+        FROM provider_operation AS made
+        FULL JOIN (SELECT * FROM ledger_entry WHERE operation_key NOT LIKE payment_id || ':%%') AS entry
+            ON entry.operation_key = made.operation_key
+        WHERE (made.payment_id, made.kind, made.amount_minor)
+            IS DISTINCT FROM (entry.payment_id, entry.kind, entry.amount_minor)
     UNION ALL SELECT 'REFUNDS', refund.id::text FROM refund JOIN payment ON payment.id = payment_id
         WHERE refund.state = 'PENDING' AND payment.state IN ('REFUNDED', 'VOIDED', 'DECLINED')
     UNION ALL SELECT 'I16', payment_id::text FROM ledger_entry AS entry

@@ -7,6 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from services.payments.domain import Amounts
+from services.payments.unasked import UnaskedOperation
 
 
 class ProviderOutcomeUnknownError(Exception):
@@ -41,12 +42,15 @@ class ProviderPayment:
         cancelled: Nothing is authorised or captured any more.
         moved_minor: What the capture, cancel or refund that was asked for moves, now or when its key came
             first; 0 where it had no effect, and in answers to anything else.
+        unasked: The refunds and voids among all that, which the provider made by itself, oldest first;
+            `amounts` counts them.
     """
 
     amounts: Amounts = field(default_factory=Amounts)
     decline_reason: str = ""
     cancelled: bool = False
     moved_minor: int = 0
+    unasked: tuple[UnaskedOperation, ...] = ()
 
 
 class PaymentProvider(Protocol):

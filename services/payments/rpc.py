@@ -20,6 +20,7 @@ from sagacity.payments.v1 import payments_pb2, payments_pb2_grpc
 from services.payments.app import Payments, payment_methods, queries
 from services.payments.app.capture import capture
 from services.payments.app.charge import charge
+from services.payments.app.provider_webhook import handle_webhook
 from services.payments.app.refund import refund
 from services.payments.app.refusals import as_fault
 from services.payments.app.reverse import reverse, reverse_as_step
@@ -58,6 +59,8 @@ POLICIES: Mapping[str, Allow] = {
     "GetPayment": Allow(_ORCHESTRATOR | _GATEWAY),
     "ListPayments": Allow(_GATEWAY, _ANY_USER),
     "ListLedgerEntries": Allow(_GATEWAY, _STAFF),
+    # No user: the provider's signature, which the handler checks, is what lets it in.
+    "HandleProviderWebhook": Allow(_GATEWAY),
 }
 
 translate = as_fault
@@ -179,6 +182,14 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServicer):
         """Lists the ledger of one payment."""
         entries = await queries.list_ledger_entries(self._app, UUID(request.payment_id))
         return payments_pb2.ListLedgerEntriesResponse(entries=map(_entry, entries))
+
+    @override
+    async def HandleProviderWebhook(
+        self, request: payments_pb2.HandleProviderWebhookRequest, context: Context
+    ) -> payments_pb2.HandleProviderWebhookResponse:
+        """Takes what a provider says by itself."""
+        await handle_webhook(self._app, request.provider, request.body, request.signature)
+        return payments_pb2.HandleProviderWebhookResponse()
 
 
 def _own(user_id: str) -> UUID:

@@ -17,6 +17,9 @@ from chassis.errors import Fault
 from chassis.postgres import Database, Row, Transaction, statement
 from services.payments.domain import Amounts, LedgerKind
 from services.payments.provider import Card, PaymentTerms, ProviderOutcomeUnknownError, ProviderPayment
+from services.payments.unasked import UnaskedOperation
+
+NAME = "simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ _TOTALS: Mapping[LedgerKind, str] = {
 }
 
 _COLUMNS = """authorized_minor, captured_minor, refunded_minor, voided_minor, decline_reason, cancelled,
-    token, authorise_attempts, currency_code, deliver_time > clock_timestamp() AS undelivered"""
+    token, authorise_attempts, currency_code, unasked, deliver_time > clock_timestamp() AS undelivered"""
 
 _OPEN = statement(
     "provider_open",
@@ -165,7 +168,7 @@ class SimulatedProvider:
         late_seconds: How long tok_late's authorisation is on its way.
     """
 
-    name = "simulated"
+    name = NAME
 
     def __init__(self, database: Database, *, slow_seconds: float, late_seconds: float) -> None:
         self._database = database
@@ -345,7 +348,11 @@ def _payment(row: Row, *, moved_minor: int = 0) -> ProviderPayment:
         refunded_minor=row["refunded_minor"],
         voided_minor=row["voided_minor"],
     )
-    return ProviderPayment(amounts, row["decline_reason"], row["cancelled"], moved_minor)
+    unasked = tuple(
+        UnaskedOperation(made["operation_key"], LedgerKind(made["kind"]), made["minor"], NAME, made["reason"])
+        for made in row["unasked"]
+    )
+    return ProviderPayment(amounts, row["decline_reason"], row["cancelled"], moved_minor, unasked)
 
 
 @asynccontextmanager

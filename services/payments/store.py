@@ -21,6 +21,7 @@ from services.payments.domain import (
     Refund,
     RefundState,
 )
+from services.payments.unasked import UnaskedOperation
 
 PAYMENT_COLUMNS = """id, order_id, user_id, state, capture_mode, currency_code, amount_minor, captured_minor,
     refunded_minor, decline_reason, create_time, update_time"""
@@ -120,7 +121,7 @@ STORE_UNDO_REPLY = statement(
     WHERE saga_id = %(saga_id)s AND step = %(step)s
     """,
 )
-_WITH_MONEY = f"SELECT {PAYMENT_COLUMNS}, authorized_minor, provider_token FROM payment"  # noqa: S608
+_WITH_MONEY = f"SELECT {PAYMENT_COLUMNS}, authorized_minor, provider, provider_token FROM payment"  # noqa: S608
 READ_PAYMENT = statement("read_payment", f"{_WITH_MONEY} WHERE id = %(payment_id)s")
 LOCK_PAYMENT = statement("lock_payment", f"{_WITH_MONEY} WHERE id = %(payment_id)s FOR UPDATE")
 BEGIN_REVERSAL = statement(
@@ -193,6 +194,43 @@ SUM_IN_FLIGHT = statement(
 SETTLE_REFUND = statement(
     "settle_refund",
     "UPDATE refund SET state = %(state)s, update_time = %(now)s WHERE id = %(refund_id)s",
+)
+
+# what the provider does by itself
+
+OPERATIONS_RECORDED = statement(
+    "provider_operations_recorded",
+    "SELECT operation_key FROM provider_operation WHERE payment_id = %(payment_id)s",
+)
+RECORD_OPERATIONS = statement(
+    "record_provider_operations",
+    """
+    INSERT INTO provider_operation
+        (id, provider, operation_key, payment_id, kind, amount_minor, reason, create_time)
+    SELECT made.id, %(provider)s, made.operation_key, %(payment_id)s, kind, minor, made.reason, %(now)s
+    FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(kinds)s::text[], %(minors)s::bigint[],
+        %(reasons)s::text[]) AS made (id, operation_key, kind, minor, reason)
+    """,
+)
+WEBHOOK_SEEN = statement(
+    "provider_webhook_seen",
+    "SELECT event_id FROM provider_webhook WHERE provider = %(provider)s AND event_id = %(event_id)s",
+)
+# Each takes some of the oldest with it, so that the table is as long as it must be, and nobody prunes it.
+# What comes again after it was forgotten has no effect either: its operation is recorded.
+REMEMBER_WEBHOOK = statement(
+    "remember_provider_webhook",
+    """
+    WITH forgotten AS (
+        DELETE FROM provider_webhook WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM provider_webhook WHERE receive_time < %(forget_before)s
+            ORDER BY receive_time LIMIT %(batch)s::bigint FOR UPDATE SKIP LOCKED))
+    )
+    INSERT INTO provider_webhook (provider, event_id, payment_id, receive_time)
+    VALUES (%(provider)s, %(event_id)s, %(payment_id)s, %(now)s)
+    ON CONFLICT DO NOTHING
+    RETURNING event_id
+    """,
 )
 
 # lists
@@ -294,6 +332,20 @@ def refund_of(row: Row) -> Refund:
 def key(call: SagaCall | Refund) -> Row:
     """Returns the parameters that name a barrier row."""
     return {"saga_id": call.saga_id, "step": call.step}
+
+
+def operations(payment: Payment, unasked: Sequence[UnaskedOperation]) -> Row:
+    """Returns the parameters of RECORD_OPERATIONS for what one provider made, one at least."""
+    return {
+        "payment_id": payment.id,
+        "provider": unasked[0].provider,
+        "now": payment.update_time,
+        "ids": [made.id for made in unasked],
+        "keys": [made.operation_key for made in unasked],
+        "kinds": [made.kind.value for made in unasked],
+        "minors": [made.amount_minor for made in unasked],
+        "reasons": [made.reason for made in unasked],
+    }
 
 
 def settlement(

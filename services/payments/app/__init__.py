@@ -7,8 +7,8 @@ second party that resolves them would add races and find nothing that the saga d
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from chassis.clock import Clock
 from chassis.ids import NewId
@@ -23,6 +23,7 @@ class Payments:
     Attributes:
         provider_timeout_seconds: How long one question to the provider may take; then its outcome is unknown.
         published: Called after a commit that left something in the outbox; wakes the relay.
+        webhook_secrets: By provider, what its webhooks are signed with; nothing is taken from any other.
     """
 
     database: Database
@@ -31,3 +32,4 @@ class Payments:
     new_id: NewId
     provider_timeout_seconds: float
     published: Callable[[], None]
+    webhook_secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)

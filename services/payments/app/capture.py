@@ -105,6 +105,8 @@ async def _settle(
         await steps.remember(tx, call, steps.refused(refusal))
         return False
     now = app.clock.now()
+    # What the provider gave back by itself meanwhile is its webhook's to record.
+    amounts = replace(answer.amounts, refunded_minor=0)
     captured = replace(
         store.payment_of(rows[0]),
         state=PaymentState.CAPTURED,
@@ -113,9 +115,9 @@ async def _settle(
     )
     params = store.settlement(
         captured,
-        answer.amounts,
+        amounts,
         sources=[PaymentState.AUTHORIZED],
-        entries=movements(payment_id, answer.amounts),
+        entries=movements(payment_id, amounts),
         events=events.published(captured, captured_before=False, new_id=app.new_id, now=now),
     )
     outcome = steps.done(captured.to_json()) | {"undo_reply": None}

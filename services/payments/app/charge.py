@@ -17,7 +17,7 @@ from chassis import barrier
 from chassis.barrier import SagaCall
 from chassis.crash_points import crash_point
 from services.payments import events, store
-from services.payments.app import Payments
+from services.payments.app import Payments, settling
 from services.payments.app.refusals import as_fault, declined
 from services.payments.domain import (
     CANCELLED_BY_PROVIDER,
@@ -171,18 +171,19 @@ async def _settle(
         update_time=now,
     )
     refusal = declined(settled.decline_reason).to_json() if is_declined else None
+    # What the provider gave back by itself meanwhile is its webhook's to record. What is declined is over.
+    amounts = answer.amounts if is_declined else replace(answer.amounts, refunded_minor=0)
+    unasked = answer.unasked if is_declined else ()
     params: dict[str, Any] = store.settlement(
         settled,
-        answer.amounts,
+        amounts,
         sources=_UNSETTLED,
-        entries=movements(payment.id, answer.amounts),
+        entries=movements(payment.id, amounts, unasked=unasked),
         events=events.published(settled, captured_before=False, new_id=app.new_id, now=now),
     )
     outcome = {"outcome": "REFUSED" if is_declined else "DONE", "reply": refusal or settled.to_json()}
-    changed = await app.database.fetch(
-        store.SETTLE_PAYMENT, params | store.key(call) | outcome | {"undo_reply": None}
-    )
-    if not changed:
+    params |= store.key(call) | outcome | {"undo_reply": None}
+    if not await settling.settle(app, settled, params, unasked):
         return await _settled_by_another(app, call, payment.id)
     crash_point("payments.charge.after_commit")
     app.published()

@@ -9,6 +9,7 @@ from chassis.errors import Fault, FaultKind
 from services.payments.domain import (
     MAX_PAYMENT_METHODS,
     CurrencyMismatchError,
+    NotSettledError,
     OutcomeUnknownError,
     PaymentExistsError,
     PaymentMethodNotFoundError,
@@ -17,11 +18,15 @@ from services.payments.domain import (
     PaymentNotRefundableError,
     PaymentReversingError,
     PaymentsError,
+    ProviderContradictionError,
+    ProviderUnknownError,
     RefundExistsError,
     RefundTooLargeError,
     RequestIdReusedError,
     TokenUnknownError,
     TooManyPaymentMethodsError,
+    WebhookMalformedError,
+    WebhookSignatureError,
 )
 
 RETRY_AFTER = timedelta(seconds=1)
@@ -81,6 +86,27 @@ FAULTS: Mapping[type[PaymentsError], tuple[FaultKind, str, str]] = {
         FaultKind.UNAVAILABLE,
         "PROVIDER_OUTCOME_UNKNOWN",
         "the payment provider did not say what happened; call again with the same bytes",
+    ),
+    ProviderUnknownError: (
+        FaultKind.NOT_FOUND,
+        "PROVIDER_UNKNOWN",
+        "nothing is taken from a provider of that name",
+    ),
+    WebhookSignatureError: (
+        FaultKind.INVALID_ARGUMENT,
+        "BAD_SIGNATURE",
+        "the provider did not sign this, or not of late",
+    ),
+    WebhookMalformedError: (FaultKind.INVALID_ARGUMENT, "BAD_WEBHOOK", "this is no webhook of the provider"),
+    NotSettledError: (
+        FaultKind.UNAVAILABLE,
+        "WEBHOOK_TOO_EARLY",
+        "what the webhook is about cannot be recorded yet; send it again",
+    ),
+    ProviderContradictionError: (
+        FaultKind.FAILED_PRECONDITION,
+        "PROVIDER_CONTRADICTION",
+        "what the provider says cannot have happened to the payment",
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -11,12 +11,13 @@ from chassis.barrier import Json, SagaCall
 from chassis.crash_points import crash_point
 from chassis.postgres import Row, Statement, Transaction
 from services.payments import events, store
-from services.payments.app import Payments, steps
+from services.payments.app import Payments, settling, steps
 from services.payments.app.refund import finish_refunds
 from services.payments.domain import (
     FINISHED,
     LedgerKind,
     OutcomeUnknownError,
+    Payment,
     PaymentExistsError,
     PaymentNotRefundableError,
     PaymentState,
@@ -26,6 +27,7 @@ from services.payments.domain import (
     sources,
 )
 from services.payments.provider import PaymentTerms, ProviderOutcomeUnknownError, ProviderPayment
+from services.payments.unasked import UnaskedOperation
 
 _NEVER_WAS: Json = {}
 _STATE = "state"
@@ -178,35 +180,64 @@ async def _settle(
     state = reversed_state(answer.amounts)
     if state is None:
         raise OutcomeUnknownError
-    before = store.payment_of(row)
-    now = app.clock.now()
-    settled = replace(
-        before,
-        state=state,
-        captured_minor=answer.amounts.captured_minor,
-        refunded_minor=answer.amounts.refunded_minor,
-        update_time=now,
-    )
-    refunded_before = before.refunded_minor
-    params = store.settlement(
-        settled,
-        answer.amounts,
-        sources=[PaymentState.REVERSING],
-        entries=movements(before.id, answer.amounts, refunded_before=refunded_before),
-        events=events.published(
-            settled,
-            captured_before=before.captured_minor > 0,
-            new_id=app.new_id,
-            now=now,
-            refunded_before=refunded_before,
-        ),
-        refunded_before=refunded_before,
-    )
-    named = params | store.key(call) | outcome({_STATE: state.value})
-    if not await app.database.fetch(store.SETTLE_PAYMENT, named):
+    named = store.key(call) | outcome({_STATE: state.value})
+    if answer.unasked:
+        settled = await app.database.run(lambda tx: _settle_with_unasked(app, tx, row["id"], answer, named))
+    else:
+        after = _after(app, row, answer)
+        params = _settlement(app, row, after, answer, ()) | named
+        settled = bool(await app.database.fetch(store.SETTLE_PAYMENT, params))
+    if not settled:
         return None
     app.published()
     return state
+
+
+async def _settle_with_unasked(
+    app: Payments, tx: Transaction, payment_id: UUID, answer: ProviderPayment, named: Row
+) -> bool:
+    """Settles also what the provider did by itself and no webhook has told of, each under its own key.
+
+    After a reversal the provider has nothing left to give back, so that the answer names all of it.
+    """
+    row = (await tx.fetch(store.LOCK_PAYMENT, {"payment_id": payment_id}))[0]
+    unasked = await settling.unrecorded(tx, payment_id, answer)
+    after = _after(app, row, answer)
+    params = _settlement(app, row, after, answer, unasked) | named
+    return await settling.settle_in(tx, after, params, unasked)
+
+
+def _after(app: Payments, row: Row, answer: ProviderPayment) -> Payment:
+    state = reversed_state(answer.amounts)
+    assert state is not None
+    return replace(
+        store.payment_of(row),
+        state=state,
+        captured_minor=answer.amounts.captured_minor,
+        refunded_minor=answer.amounts.refunded_minor,
+        update_time=app.clock.now(),
+    )
+
+
+def _settlement(
+    app: Payments, row: Row, after: Payment, answer: ProviderPayment, unasked: Sequence[UnaskedOperation]
+) -> Row:
+    refunded_before: int = row["refunded_minor"]
+    return store.settlement(
+        after,
+        answer.amounts,
+        sources=[PaymentState.REVERSING],
+        entries=movements(after.id, answer.amounts, refunded_before=refunded_before, unasked=unasked),
+        events=events.published(
+            after,
+            captured_before=row["captured_minor"] > 0,
+            new_id=app.new_id,
+            now=after.update_time,
+            refunded_before=refunded_before,
+            unasked=unasked,
+        ),
+        refunded_before=refunded_before,
+    )
 
 
 def _state_of(reply: Json) -> PaymentState | None:

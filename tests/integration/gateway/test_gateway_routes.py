@@ -35,6 +35,7 @@ EXPECTED = {
     ("GET", "/api/v1/users/me/payment-methods/{payment_method_id}"): "user",
     ("DELETE", "/api/v1/users/me/payment-methods/{payment_method_id}"): "user",
     ("POST", "/api/v1/sessions"): "anyone",
+    ("POST", "/api/v1/provider-webhooks/{provider}"): "anyone",
     ("GET", "/api/v1/products"): "anyone",
     ("POST", "/api/v1/products"): "admin",
     ("GET", "/api/v1/products/{sku}"): "anyone",

@@ -18,6 +18,7 @@ from deploy.local.processes import ChildProcess
 from deploy.local.programs import (
     IDENTITIES,
     ORCHESTRATOR,
+    PAYMENTS,
     PROGRAMS,
     USERS,
     Surroundings,
@@ -28,6 +29,7 @@ from deploy.local.programs import (
 from deploy.local.sample_data import PRODUCTS, SCARCE_SKU
 from deploy.local.secret_files import SecretFiles
 from deploy.local.welcome import curl_lines
+from services.payments.webhooks import MIN_SECRET_CHARACTERS
 
 
 def surroundings(folder: Path, orchestrators: int = 1) -> Surroundings:
@@ -84,6 +86,14 @@ def test_every_process_gets_its_own_database_and_the_addresses_of_the_others(tmp
         )
         assert variables["SAGACITY_ORDERS_ADDRESS"] == f"127.0.0.1:{around.ports['orders']}"
     assert "SAGACITY_USERS_BOOTSTRAP_ADMIN_PASSWORD_FILE" in environment(USERS, around)
+
+
+def test_the_secret_of_the_providers_webhooks_is_made_and_given_to_payments_alone(tmp_path: Path) -> None:
+    around = surroundings(tmp_path)
+    make_secrets(around.secrets)
+    name = "SAGACITY_PAYMENTS_SIMULATED_WEBHOOK_SECRET_FILE"
+    assert [program.name for program in PROGRAMS if name in environment(program, around)] == ["payments"]
+    assert len(Path(environment(PAYMENTS, around)[name]).read_text("utf-8")) >= MIN_SECRET_CHARACTERS
 
 
 def test_the_address_of_two_orchestrators_names_both(tmp_path: Path) -> None:

@@ -822,3 +822,50 @@ class ListLedgerEntriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLedgerEntriesResponse: _TypeAlias = ListLedgerEntriesResponse  # noqa: Y015
+
+@_typing.final
+class HandleProviderWebhookRequest(_message.Message):
+    """Request of HandleProviderWebhook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """Name of the provider, for example "simulated"."""
+    body: _builtins.bytes
+    """The body as it came, byte by byte: the signature is over these."""
+    signature: _builtins.str
+    """The header that signs it: "t=<seconds since 1970>,v1=<hexadecimal HMAC-SHA256 of '<t>.<body>'>"."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        body: _builtins.bytes = ...,
+        signature: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "provider", b"provider", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandleProviderWebhookRequest: _TypeAlias = HandleProviderWebhookRequest  # noqa: Y015
+
+@_typing.final
+class HandleProviderWebhookResponse(_message.Message):
+    """Response of HandleProviderWebhook: all that there is to record is committed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandleProviderWebhookResponse: _TypeAlias = HandleProviderWebhookResponse  # noqa: Y015

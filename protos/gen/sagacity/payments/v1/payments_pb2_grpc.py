@@ -86,6 +86,11 @@ class PaymentsStub:
                 request_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ListLedgerEntriesRequest.SerializeToString,
                 response_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ListLedgerEntriesResponse.FromString,
                 _registered_method=True)
+        self.HandleProviderWebhook = channel.unary_unary(
+                '/sagacity.payments.v1.Payments/HandleProviderWebhook',
+                request_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.HandleProviderWebhookRequest.SerializeToString,
+                response_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.HandleProviderWebhookResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentsServicer:
@@ -172,6 +177,17 @@ class PaymentsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HandleProviderWebhook(self, request, context):
+        """Takes what a provider says by itself: that it refunded or voided something without being asked. What it says is only a hint: the
+        provider is asked, and its answer is recorded. What is recorded already, what we asked for and kinds of events that we do not know
+        change nothing and are a success. The gateway only, for nobody: the signature proves who speaks.
+        Errors: NOT_FOUND PROVIDER_UNKNOWN; INVALID_ARGUMENT BAD_SIGNATURE, BAD_WEBHOOK; FAILED_PRECONDITION PROVIDER_CONTRADICTION;
+        UNAVAILABLE WEBHOOK_TOO_EARLY, PROVIDER_OUTCOME_UNKNOWN: the provider sends it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -224,6 +240,11 @@ def add_PaymentsServicer_to_server(servicer, server):
                     servicer.ListLedgerEntries,
                     request_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ListLedgerEntriesRequest.FromString,
                     response_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.ListLedgerEntriesResponse.SerializeToString,
+            ),
+            'HandleProviderWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandleProviderWebhook,
+                    request_deserializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.HandleProviderWebhookRequest.FromString,
+                    response_serializer=sagacity_dot_payments_dot_v1_dot_payments__pb2.HandleProviderWebhookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -498,6 +519,33 @@ class Payments:
             '/sagacity.payments.v1.Payments/ListLedgerEntries',
             sagacity_dot_payments_dot_v1_dot_payments__pb2.ListLedgerEntriesRequest.SerializeToString,
             sagacity_dot_payments_dot_v1_dot_payments__pb2.ListLedgerEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandleProviderWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.payments.v1.Payments/HandleProviderWebhook',
+            sagacity_dot_payments_dot_v1_dot_payments__pb2.HandleProviderWebhookRequest.SerializeToString,
+            sagacity_dot_payments_dot_v1_dot_payments__pb2.HandleProviderWebhookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,13 @@ class PaymentsStub:
     """Lists payments, newest first. The payer for their own, staff for all. Errors: INVALID_ARGUMENT for a token that is not ours."""
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListLedgerEntriesRequest, _payments_pb2.ListLedgerEntriesResponse]
     """Lists the entries of our ledger for one payment, oldest first. Staff. Errors: NOT_FOUND PAYMENT_NOT_FOUND."""
+    HandleProviderWebhook: _grpc.UnaryUnaryMultiCallable[_payments_pb2.HandleProviderWebhookRequest, _payments_pb2.HandleProviderWebhookResponse]
+    """Takes what a provider says by itself: that it refunded or voided something without being asked. What it says is only a hint: the
+    provider is asked, and its answer is recorded. What is recorded already, what we asked for and kinds of events that we do not know
+    change nothing and are a success. The gateway only, for nobody: the signature proves who speaks.
+    Errors: NOT_FOUND PROVIDER_UNKNOWN; INVALID_ARGUMENT BAD_SIGNATURE, BAD_WEBHOOK; FAILED_PRECONDITION PROVIDER_CONTRADICTION;
+    UNAVAILABLE WEBHOOK_TOO_EARLY, PROVIDER_OUTCOME_UNKNOWN: the provider sends it again.
+    """
 
 @_typing.type_check_only
 class PaymentsAsyncStub(PaymentsStub):
@@ -111,6 +118,13 @@ class PaymentsAsyncStub(PaymentsStub):
     """Lists payments, newest first. The payer for their own, staff for all. Errors: INVALID_ARGUMENT for a token that is not ours."""
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListLedgerEntriesRequest, _payments_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists the entries of our ledger for one payment, oldest first. Staff. Errors: NOT_FOUND PAYMENT_NOT_FOUND."""
+    HandleProviderWebhook: _aio.UnaryUnaryMultiCallable[_payments_pb2.HandleProviderWebhookRequest, _payments_pb2.HandleProviderWebhookResponse]  # type: ignore[assignment]
+    """Takes what a provider says by itself: that it refunded or voided something without being asked. What it says is only a hint: the
+    provider is asked, and its answer is recorded. What is recorded already, what we asked for and kinds of events that we do not know
+    change nothing and are a success. The gateway only, for nobody: the signature proves who speaks.
+    Errors: NOT_FOUND PROVIDER_UNKNOWN; INVALID_ARGUMENT BAD_SIGNATURE, BAD_WEBHOOK; FAILED_PRECONDITION PROVIDER_CONTRADICTION;
+    UNAVAILABLE WEBHOOK_TOO_EARLY, PROVIDER_OUTCOME_UNKNOWN: the provider sends it again.
+    """
 
 class PaymentsServicer(metaclass=_abc_1.ABCMeta):
     """How customers pay, what they were charged, and what went back. The provider's key of every operation is stored before the
@@ -210,5 +224,18 @@ class PaymentsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ListLedgerEntriesResponse, _abc.Awaitable[_payments_pb2.ListLedgerEntriesResponse]]:
         """Lists the entries of our ledger for one payment, oldest first. Staff. Errors: NOT_FOUND PAYMENT_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def HandleProviderWebhook(
+        self,
+        request: _payments_pb2.HandleProviderWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.HandleProviderWebhookResponse, _abc.Awaitable[_payments_pb2.HandleProviderWebhookResponse]]:
+        """Takes what a provider says by itself: that it refunded or voided something without being asked. What it says is only a hint: the
+        provider is asked, and its answer is recorded. What is recorded already, what we asked for and kinds of events that we do not know
+        change nothing and are a success. The gateway only, for nobody: the signature proves who speaks.
+        Errors: NOT_FOUND PROVIDER_UNKNOWN; INVALID_ARGUMENT BAD_SIGNATURE, BAD_WEBHOOK; FAILED_PRECONDITION PROVIDER_CONTRADICTION;
+        UNAVAILABLE WEBHOOK_TOO_EARLY, PROVIDER_OUTCOME_UNKNOWN: the provider sends it again.
+        """
 
 def add_PaymentsServicer_to_server(servicer: PaymentsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
