@@ -53,12 +53,12 @@ def usage(message: str) -> CommandError:
     return CommandError(ExitCode.USAGE, "USAGE", message)
 
 
-def failure(fault: Fault, address: str) -> CommandError:
-    """What a fault of the orchestrator at `address` is for who typed the command."""
+def failure(fault: Fault, whom: str) -> CommandError:
+    """What a fault of who was called ("the orchestrator at here:1") is for who typed the command."""
     code = _CODES.get(fault.kind, ExitCode.UNAVAILABLE)
     message = fault.message
     if fault.fields:
         message = "; ".join(f"{field.subject}: {field.description}" for field in fault.fields)
     elif code is ExitCode.UNAVAILABLE and not fault.domain:
-        message = f"the orchestrator at {address} does not answer: {message}"
+        message = f"{whom} does not answer: {message}"
     return CommandError(code, fault.reason, message)

@@ -13,10 +13,11 @@ from rich.live import Live
 
 from chassis.clock import SystemClock
 from cli import tables
-from cli.connection import Operator, Where, connected
+from cli.connection import Where
 from cli.failures import CommandError, ExitCode, usage
 from cli.options import Address, AsJson, KeyFile, OrderId, SagaId, age_of, uuid_of
 from cli.output import console, document, plain, safe
+from cli.saga_operator import Operator, connected
 from sagacity.sagas.v1 import sagas_pb2
 
 MAX_PAGE = 200

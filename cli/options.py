@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -12,8 +13,8 @@ from uuid import UUID
 
 import typer
 
-from cli.connection import ADDRESS_VARIABLE, DEFAULT_ADDRESS, KEY_VARIABLE
-from cli.failures import usage
+from cli.connection import KEY_VARIABLE, ORCHESTRATOR
+from cli.failures import CommandError, ExitCode, usage
 from cli.output import safe
 
 MAX_REASON_CHARACTERS = 500
@@ -26,7 +27,7 @@ Address: TypeAlias = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help=f"The orchestrator; else {ADDRESS_VARIABLE}, else {DEFAULT_ADDRESS}.",
+        help=f"The orchestrator; else {ORCHESTRATOR.variable}, else {ORCHESTRATOR.default_address}.",
     ),
 ]
 KeyFile: TypeAlias = Annotated[
@@ -94,6 +95,20 @@ def line_of(text: str, what: str, longest: int) -> str:
     if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in text):
         raise usage(f"--{what} must be one line of UTF-8, without control characters")
     return text
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask back before what cannot be taken back, where somebody is there to answer.
+
+    Raises:
+        CommandError: REFUSED NOT_CONFIRMED.
+    """
+    if yes or not sys.stdin.isatty():
+        return
+    sys.stderr.write(f"{safe(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise CommandError(ExitCode.REFUSED, "NOT_CONFIRMED", "nothing was done")
 
 
 def logged_in() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,8 +12,7 @@ import typer
 
 from chassis.clock import SystemClock
 from cli import tables
-from cli.connection import Operator, Where, connected
-from cli.failures import CommandError, ExitCode
+from cli.connection import Where
 from cli.looking import named
 from cli.options import (
     MAX_ACTOR_CHARACTERS,
@@ -29,10 +27,12 @@ from cli.options import (
     Reason,
     SagaId,
     Yes,
+    confirm,
     line_of,
     logged_in,
 )
 from cli.output import console, document, plain
+from cli.saga_operator import Operator, connected
 from sagacity.sagas.v1 import sagas_pb2
 
 _clock = SystemClock()
@@ -200,7 +200,8 @@ async def _perform(where: Where, asked: Asked) -> None:
                 shown["preview"] = _plan(reply)
             else:
                 console().print(tables.plan(reply))
-        _confirm(asked, saga_id)
+        if asked.verb in DESTRUCTIVE:
+            confirm(f"{asked.verb} saga {saga_id}?", yes=asked.yes)
         saga = await _send(operator, asked, saga_id)
     if asked.as_json:
         document({**shown, "saga": plain(saga)})
@@ -219,20 +220,6 @@ async def _preview(operator: Operator, asked: Asked, saga_id: str) -> sagas_pb2.
         saga_id=saga_id, verb=_PREVIEWED[asked.verb], step=asked.step, output_json=asked.output_json
     )
     return await operator.call(operator.stub.Preview, request)
-
-
-def _confirm(asked: Asked, saga_id: str) -> None:
-    """Ask back before what cannot be taken back, where somebody is there to answer.
-
-    Raises:
-        CommandError: REFUSED NOT_CONFIRMED.
-    """
-    if asked.verb not in DESTRUCTIVE or asked.yes or not sys.stdin.isatty():
-        return
-    sys.stderr.write(f"{asked.verb} saga {saga_id}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise CommandError(ExitCode.REFUSED, "NOT_CONFIRMED", "nothing was done")
 
 
 async def _send(operator: Operator, asked: Asked, saga_id: str) -> sagas_pb2.Saga:

@@ -13,6 +13,7 @@ from cli.failures import CommandError, ExitCode, failure
 from cli.options import age_of, line_of, uuid_of
 
 ID = "018f7e9c-5d1a-7c3e-9b1f-000000000001"
+WHOM = "the orchestrator at here:1"
 VERBS = ("retry", "skip", "compensate", "pause", "resume", "cancel")
 COMMANDS = ("list", "show", "watch", "check", "preview", *VERBS)
 
@@ -156,15 +157,15 @@ def test_a_reason_may_be_in_any_language() -> None:
     ],
 )
 def test_each_kind_of_fault_has_its_exit_code(kind: FaultKind, code: ExitCode) -> None:
-    told = failure(Fault(kind, "REASON", "a sentence", domain="sagacity.sagas"), "here:1")
+    told = failure(Fault(kind, "REASON", "a sentence", domain="sagacity.sagas"), WHOM)
     assert (told.code, told.reason, told.message) == (code, "REASON", "a sentence")
 
 
 def test_fields_that_are_wrong_are_named_and_silence_has_an_address() -> None:
     fields = (Detail("step", "is odd"), Detail("reason", "is empty"))
-    told = failure(Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", "bad", fields=fields), "here:1")
+    told = failure(Fault(FaultKind.INVALID_ARGUMENT, "INVALID_ARGUMENT", "bad", fields=fields), WHOM)
     assert told.message == "step: is odd; reason: is empty"
-    silent = failure(Fault(FaultKind.UNAVAILABLE, "UNAVAILABLE", "no route"), "here:1")
+    silent = failure(Fault(FaultKind.UNAVAILABLE, "UNAVAILABLE", "no route"), WHOM)
     assert silent.message == "the orchestrator at here:1 does not answer: no route"
 
 
