@@ -130,25 +130,24 @@ _RETIRE = statement(
     WHERE generation <= %(generation)s AND state <> 'RETIRED'
     """,
 )
+# By place: a batch found by key could be a walk over all that is left.
 _DELETE = statement(
     "delete_listing_rows",
     f"""
     WITH rows AS (
-        DELETE FROM order_listing WHERE generation = %(generation)s AND order_id IN (
-            SELECT order_id FROM order_listing WHERE generation = %(generation)s LIMIT {DELETE_BATCH}
-        ) RETURNING 1
+        DELETE FROM order_listing WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM order_listing WHERE generation = %(generation)s LIMIT {DELETE_BATCH}
+        )) RETURNING 1
     ), marks AS (
-        DELETE FROM inbox
-        WHERE consumer = %(consumer)s AND generation = %(generation)s AND aggregate IN (
-            SELECT aggregate FROM inbox
+        DELETE FROM inbox WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM inbox
             WHERE consumer = %(consumer)s AND generation = %(generation)s LIMIT {DELETE_BATCH}
-        ) RETURNING 1
+        )) RETURNING 1
     ), letters AS (
-        DELETE FROM dead_letter
-        WHERE consumer = %(consumer)s AND generation = %(generation)s AND (aggregate, sequence) IN (
-            SELECT aggregate, sequence FROM dead_letter
+        DELETE FROM dead_letter WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM dead_letter
             WHERE consumer = %(consumer)s AND generation = %(generation)s LIMIT {DELETE_BATCH}
-        ) RETURNING 1
+        )) RETURNING 1
     )
     SELECT count(*) AS deleted
     FROM (SELECT FROM rows UNION ALL SELECT FROM marks UNION ALL SELECT FROM letters) AS gone
