@@ -7,10 +7,12 @@ from uuid import UUID
 from chassis.postgres import Transaction
 from services.orders.app.after_sale import AfterSale
 from services.orders.cancellations import CancellationCause
-from services.orders.domain import Order, OrderRefund, OrdersError
+from services.orders.domain import Order, OrderNotFoundError, OrderRefund, OrdersError
 from services.orders.provider_refunds import ProviderRefund, ProviderRefundState, state_after
 from services.orders.refunds import RefundExistsError
 from services.orders.store import after_sale, cancellations, deactivations, provider_refunds
+
+_ANOTHER = "there is another refund of this id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +40,17 @@ class Choreographies(AfterSale):
             OrderNotFoundError: there is no such order.
             OrdersError: it does not fit the order, or another refund has its id; nothing is written.
         """
-        order = await after_sale.lock_whole_order(tx, refund.order_id)
+        try:
+            order = await after_sale.lock_whole_order(tx, refund.order_id)
+        except OrderNotFoundError:
+            raise OrderNotFoundError(f"there is no order {refund.order_id}") from None
         stored = await provider_refunds.read(tx, refund.id)
         if stored is not None:
             _require_same(refund, stored[0])
             return
         state = await self._state_after(tx, order, refund)
         if not await provider_refunds.insert(tx, refund, state):
-            raise RefundExistsError
+            raise RefundExistsError(_ANOTHER)
         await self._apply(tx, order, refund, state)
 
     async def settle_provider_refund(self, refund: ProviderRefund) -> ProviderRefundState:
@@ -91,4 +96,4 @@ class Choreographies(AfterSale):
 
 def _require_same(refund: ProviderRefund, stored: ProviderRefund) -> None:
     if refund != stored:
-        raise RefundExistsError("there is another refund of this id")
+        raise RefundExistsError(_ANOTHER)

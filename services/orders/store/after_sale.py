@@ -114,7 +114,7 @@ async def refund_order(
         "now": refund.create_time,
     }
     if not await tx.fetch(_INSERT_REFUND, params):
-        raise RefundExistsError
+        raise RefundExistsError("there is another refund of this id")
     return await _written(tx, _REFUND, params)
 
 

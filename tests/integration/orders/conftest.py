@@ -298,6 +298,17 @@ INVARIANTS = {
         SELECT * FROM orders o JOIN barrier b ON b.saga_id = o.saga_id AND b.step = 'order'
         WHERE b.outcome = 'TOMBSTONE' AND o.state <> 'REJECTED'
     """,
+    "I28: what a deactivated customer has open is to be cancelled": """
+        SELECT o.id FROM orders o JOIN customer c ON c.user_id = o.user_id AND c.deactivate_time IS NOT NULL
+        WHERE o.state = 'CONFIRMED' AND NOT EXISTS (
+            SELECT FROM cancellation_request r WHERE r.order_id = o.id
+        )
+    """,
+    "a refund of the provider is on record once, and where it is not, says why": """
+        SELECT refund_id FROM provider_refund p LEFT JOIN order_refund r ON r.id = p.refund_id
+        WHERE (p.state = 'RECORDED') <> (r.id IS NOT NULL AND r.saga_id IS NULL)
+            OR (r.order_id, r.amount_minor) <> (p.order_id, p.amount_minor)
+    """,
     "nothing is left in progress": "SELECT * FROM barrier WHERE outcome = 'IN_PROGRESS'",
 }
 
