@@ -32,6 +32,15 @@ Currency = Annotated[
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_LINE_PATTERN)]
 Description = Annotated[str, StringConstraints(max_length=4000)]
 Category = Annotated[str, StringConstraints(max_length=100, pattern=_LINE_PATTERN)]
+LowStockThreshold = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=MAX_STOCK_DELTA,
+        examples=[10],
+        description="Fewer available units are low, which is published; 0: never.",
+    ),
+]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_LINE_PATTERN)]
 
 
@@ -137,6 +146,7 @@ class NewProduct(Body):
     description: Description = ""
     category: Category = ""
     unit_price: Money
+    low_stock_threshold: LowStockThreshold = 0
 
 
 def _without_null(schema: dict[str, Any]) -> None:
@@ -165,6 +175,7 @@ class ProductPatch(Body):
     category: Category | None = None
     unit_price: Money | None = None
     active: bool | None = None
+    low_stock_threshold: LowStockThreshold | None = None
 
     _no_nulls = field_validator("*", mode="before")(_not_null)
 

@@ -109,6 +109,7 @@ def product(message: inventory_pb2.Product) -> views.ProductView:
         unit_price=money(message.unit_price),
         active=message.active,
         available=message.available,
+        low_stock_threshold=message.low_stock_threshold,
         etag=message.etag,
         create_time=_time(message.create_time, present=message.HasField("create_time")),
         update_time=_time(message.update_time, present=message.HasField("update_time")),

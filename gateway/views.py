@@ -88,7 +88,7 @@ class StatisticsView(View):
 
 
 class ProductView(View):
-    """A product; `available` is what can be ordered now."""
+    """A product; `available` is what can be ordered now, and low below `low_stock_threshold` (0: never)."""
 
     sku: str
     name: str
@@ -97,6 +97,7 @@ class ProductView(View):
     unit_price: MoneyView
     active: bool
     available: int
+    low_stock_threshold: int
     etag: str
     create_time: datetime | None
     update_time: datetime | None

@@ -68,6 +68,7 @@ async def create_product(body: NewProduct, response: Response, context: Ctx) -> 
         description=body.description,
         category=body.category,
         unit_price=money(body.unit_price),
+        low_stock_threshold=body.low_stock_threshold,
     )
     reply = await context.call(inventory, inventory.stub.CreateProduct, request)
     response.headers["Location"] = f"{API}/products/{reply.product.sku}"
@@ -103,6 +104,7 @@ async def update_product(sku: SkuPath, body: ProductPatch, response: Response, c
         category=body.category or "",
         unit_price=money(body.unit_price) if body.unit_price else None,
         active=bool(body.active),
+        low_stock_threshold=body.low_stock_threshold or 0,
     )
     inventory = context.backends.inventory
     request = inventory_pb2.UpdateProductRequest(product=product, update_mask=FieldMask(paths=changed))

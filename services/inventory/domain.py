@@ -13,7 +13,10 @@ MAX_PAGE_SIZE = 200
 MAX_NAME_LENGTH = 200
 MAX_DESCRIPTION_LENGTH = 4000
 MAX_CATEGORY_LENGTH = 100
-CHANGEABLE_FIELDS = frozenset({"name", "description", "category", "unit_price", "active"})
+MAX_LOW_STOCK_THRESHOLD = 1_000_000_000
+CHANGEABLE_FIELDS = frozenset(
+    {"name", "description", "category", "unit_price", "active", "low_stock_threshold"}
+)
 
 _SKU = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,63}\Z")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f]")
@@ -89,7 +92,13 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Something that we sell. `available`: units that can be ordered now. `version` counts its changes."""
+    """Something that we sell.
+
+    Attributes:
+        version: Counts its changes.
+        available: Units that can be ordered now.
+        low_stock_threshold: Fewer available units than this are low; 0: never.
+    """
 
     sku: str
     name: str
@@ -101,6 +110,7 @@ class Product:
     create_time: datetime
     update_time: datetime
     available: int
+    low_stock_threshold: int
 
     @property
     def etag(self) -> str:
@@ -117,6 +127,7 @@ class ProductChange:
     category: str | None = None
     unit_price: Money | None = None
     active: bool | None = None
+    low_stock_threshold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +304,7 @@ def check_change(change: ProductChange, *, known_currencies: frozenset[str], pre
             ("description", _text_problem(change.description, maximum=MAX_DESCRIPTION_LENGTH)),
             ("category", _text_problem(change.category, maximum=MAX_CATEGORY_LENGTH, one_line=True)),
             ("unit_price", _price_problem(change.unit_price, known_currencies)),
+            ("low_stock_threshold", _threshold_problem(change.low_stock_threshold)),
         )
         if problem
     ]
@@ -316,3 +328,9 @@ def _price_problem(price: Money | None, known_currencies: frozenset[str]) -> str
     if price.currency_code not in known_currencies:
         return "is in a currency that ISO 4217 does not list"
     return "must not be negative" if price.minor_units < 0 else ""
+
+
+def _threshold_problem(threshold: int | None) -> str:
+    if threshold is None or 0 <= threshold <= MAX_LOW_STOCK_THRESHOLD:
+        return ""
+    return f"must be 0 to {MAX_LOW_STOCK_THRESHOLD}"

@@ -131,6 +131,7 @@ class InventoryService(inventory_pb2_grpc.InventoryServicer):
             description=request.description,
             category=request.category,
             unit_price=_money(request.unit_price),
+            low_stock_threshold=request.low_stock_threshold,
         )
         product = await self._catalogue.create_product(request.sku, change)
         return inventory_pb2.CreateProductResponse(product=_product_message(product))
@@ -299,6 +300,7 @@ def _masked(product: inventory_pb2.Product, paths: list[str]) -> domain.ProductC
         "category": lambda: product.category,
         "unit_price": lambda: _money(product.unit_price),
         "active": lambda: product.active,
+        "low_stock_threshold": lambda: product.low_stock_threshold,
     }
     return domain.ProductChange(**{path: take[path]() for path in paths})
 
@@ -321,6 +323,7 @@ def _product_message(product: domain.Product) -> inventory_pb2.Product:
         active=product.active,
         etag=product.etag,
         available=product.available,
+        low_stock_threshold=product.low_stock_threshold,
     )
     message.create_time.FromDatetime(product.create_time)
     message.update_time.FromDatetime(product.update_time)

@@ -1,7 +1,7 @@
 """Use cases about products and how much of them there is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chassis import outbox
 from chassis.clock import Clock
@@ -57,7 +57,8 @@ class Catalogue:
                 raise SkuTakenError(sku)
             product, sequence = added
             await outbox.append(tx, events.product_created(self.new_id(), product, now), sequence=sequence)
-            return product
+            # Afterwards, so that StockLow follows: what begins with a threshold begins low.
+            return await self._with_threshold(tx, product, change.low_stock_threshold)
 
         product = await self.database.run(use_case)
         self.wake_relay()
@@ -78,9 +79,12 @@ class Catalogue:
             before = await store.lock_product(tx, sku)
             if etag and etag != before.etag:
                 raise EtagMismatchError(sku)
-            return await store.update_product(tx, sku, change, self.clock.now())
+            after = await store.update_product(tx, sku, change, self.clock.now())
+            return await self._with_threshold(tx, after, change.low_stock_threshold)
 
-        return await self.database.run(use_case)
+        product = await self.database.run(use_case)
+        self.wake_relay()
+        return product
 
     async def archive_product(self, sku: str) -> Product:
         """Takes a product out of sale; one that is out of sale stays as it is.
@@ -146,4 +150,12 @@ class Catalogue:
             await store.move_stock(tx, self.new_id(), adjustment, after, self.clock.now())
             return after
 
-        return await self.database.run(use_case)
+        stock = await self.database.run(use_case)
+        self.wake_relay()
+        return stock
+
+    async def _with_threshold(self, tx: Transaction, product: Product, threshold: int | None) -> Product:
+        if threshold is None or threshold == product.low_stock_threshold:
+            return product
+        await store.set_low_stock_threshold(tx, product.sku, threshold)
+        return replace(product, low_stock_threshold=threshold)

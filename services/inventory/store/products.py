@@ -21,13 +21,16 @@ _REQUEST_ID_KEY = "stock_movement_caller_request_id_key"
 _COLUMNS = """p.sku, p.name, p.description, p.category, p.currency_code, p.price_minor, p.active, p.version,
     p.create_time, p.update_time"""
 _SELECT = (
-    f"SELECT {_COLUMNS}, s.on_hand - s.reserved AS available FROM product p JOIN stock s ON s.sku = p.sku"  # noqa: S608  # a constant of this module
+    f"SELECT {_COLUMNS}, s.on_hand - s.reserved AS available, s.low_stock_threshold"  # noqa: S608  # a constant of this module
+    " FROM product p JOIN stock s ON s.sku = p.sku"
 )
 _ON_SALE = "p.active OR %(include_inactive)s::boolean"
 
 PRODUCT = statement("product", f"{_SELECT} WHERE p.sku = %(sku)s")
 # The join is not locked: an order that waits for nobody but its stock must not wait for an edit of the text.
-LOCK_PRODUCT = statement("lock_product", f"{_SELECT} WHERE p.sku = %(sku)s FOR UPDATE OF p")
+# NO KEY: a stock movement refers to its product while the stock is locked; it must not wait for an edit that
+# may in turn wait for the stock, to change the threshold.
+LOCK_PRODUCT = statement("lock_product", f"{_SELECT} WHERE p.sku = %(sku)s FOR NO KEY UPDATE OF p")
 # Two statements, so that each has an index in whose order it reads.
 ALL_PRODUCTS = statement(
     "all_products",
@@ -52,7 +55,7 @@ INSERT_PRODUCT = statement(
     ), stocked AS (
         INSERT INTO stock (sku, on_hand, reserved) SELECT sku, 0, 0 FROM added
     )
-    SELECT added.*, 0 AS available FROM added
+    SELECT added.*, 0 AS available, 0 AS low_stock_threshold FROM added
     """,  # noqa: S608  # constants of this module
 )
 UPDATE_PRODUCT = statement(
@@ -69,8 +72,16 @@ UPDATE_PRODUCT = statement(
         update_time = %(now)s
     FROM stock s
     WHERE p.sku = %(sku)s AND s.sku = p.sku
-    RETURNING {_COLUMNS}, s.on_hand - s.reserved AS available
+    RETURNING {_COLUMNS}, s.on_hand - s.reserved AS available, s.low_stock_threshold
     """,  # noqa: S608  # constants of this module
+)
+# A trigger publishes the crossing, where it is one (docs/adr/0017); it sees the newest row, and so does this.
+SET_THRESHOLD = statement(
+    "set_low_stock_threshold",
+    """
+    UPDATE stock SET low_stock_threshold = %(low_stock_threshold)s::bigint
+    WHERE sku = %(sku)s AND low_stock_threshold <> %(low_stock_threshold)s::bigint
+    """,
 )
 STOCK = statement("stock", "SELECT sku, on_hand, reserved FROM stock WHERE sku = %(sku)s")
 LOCK_STOCK = statement(
@@ -127,14 +138,27 @@ async def products(
 async def insert_product(
     tx: Transaction, sku: str, change: ProductChange, now: datetime
 ) -> tuple[Product, int] | None:
-    """Adds a product, without stock; returns it and the sequence of its event, or None: the SKU is taken."""
+    """Adds a product, without stock or threshold.
+
+    Returns:
+        It and the sequence of its event; None: the SKU is taken.
+    """
     rows = await tx.fetch(INSERT_PRODUCT, _change_params(sku, change, now))
     return (_product(rows[0]), rows[0]["sequence"]) if rows else None
 
 
 async def update_product(tx: Transaction, sku: str, change: ProductChange, now: datetime) -> Product:
-    """Changes what is not None, of a product that the transaction has locked."""
+    """Changes what is not None, but the threshold, of a product that the transaction has locked."""
     return _the_product(await tx.fetch(UPDATE_PRODUCT, _change_params(sku, change, now)), sku)
+
+
+async def set_low_stock_threshold(tx: Transaction, sku: str, threshold: int) -> None:
+    """Changes which stock is low; it waits for whoever changes the stock.
+
+    Publishes StockLow or StockBack where what is available is low now and was not before, or the other way
+    round, by the stock's trigger.
+    """
+    await tx.fetch(SET_THRESHOLD, {"sku": sku, "low_stock_threshold": threshold})
 
 
 async def stock(database: Database, sku: str) -> Stock:
@@ -228,6 +252,7 @@ def _product(row: Row) -> Product:
         create_time=row["create_time"],
         update_time=row["update_time"],
         available=row["available"],
+        low_stock_threshold=row["low_stock_threshold"],
     )
 
 

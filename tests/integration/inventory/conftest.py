@@ -16,7 +16,7 @@ from chassis.grpc_server import build_server
 from chassis.identity import ServiceIdentity, Verifier, new_key_pair
 from chassis.ids import new_id
 from chassis.postgres import Database, statement
-from sagacity.inventory.v1 import inventory_pb2_grpc
+from sagacity.inventory.v1 import events_pb2, inventory_pb2_grpc
 from services.inventory import rpc
 from services.inventory.app.catalogue import Catalogue
 from services.inventory.app.reservations import Reservations
@@ -85,10 +85,14 @@ class World:
     wakes: list[None]
 
     async def product(
-        self, sku: str, *, stock: int = 0, price: int = 1000, currency_code: str = "EUR"
+        self, sku: str, *, stock: int = 0, price: int = 1000, currency_code: str = "EUR", threshold: int = 0
     ) -> Product:
         change = ProductChange(
-            name=f"Name of {sku}", description="", category="things", unit_price=Money(currency_code, price)
+            name=f"Name of {sku}",
+            description="",
+            category="things",
+            unit_price=Money(currency_code, price),
+            low_stock_threshold=threshold,
         )
         product = await self.catalogue.create_product(sku, change)
         if stock:
@@ -118,6 +122,25 @@ class World:
             "UPDATE reservation SET expire_time = now() - interval '1 second' WHERE id = %(id)s",
             id=order.reservation_id,
         )
+
+    async def levels(self, sku: str) -> list[tuple[str, int, int]]:
+        """Return what was published of a product's stock: which event, available units, threshold."""
+        rows = await self.rows(
+            "SELECT type, payload, sequence FROM outbox"
+            " WHERE aggregatetype = 'product' AND aggregateid = %(sku)s ORDER BY position",
+            sku=sku,
+        )
+        assert [row["sequence"] for row in rows] == list(range(1, len(rows) + 1))
+        [created, *found] = rows
+        assert created["type"] == events_pb2.ProductCreated.DESCRIPTOR.full_name
+        levels = []
+        for row in found:
+            name = row["type"].removeprefix("sagacity.inventory.v1.")
+            kinds = {"StockLow": events_pb2.StockLow, "StockBack": events_pb2.StockBack}
+            message: Any = kinds[name].FromString(row["payload"])
+            assert message.sku == sku
+            levels.append((name, message.available, message.threshold))
+        return levels
 
     async def events(self) -> list[dict[str, Any]]:
         return await self.rows("SELECT * FROM outbox WHERE aggregatetype = 'reservation' ORDER BY position")
@@ -198,6 +221,19 @@ INVARIANTS = {
         SELECT r.id FROM reservation r LEFT JOIN outbox o ON o.aggregateid = r.id::text
         GROUP BY r.id HAVING count(o.id) <> r.sequence OR max(o.sequence) <> r.sequence
             OR array_agg(o.sequence ORDER BY o.position) <> array_agg(o.sequence ORDER BY o.sequence)
+    """,
+    "I20, products": """
+        SELECT s.sku FROM stock s LEFT JOIN outbox o ON o.aggregatetype = 'product' AND o.aggregateid = s.sku
+        GROUP BY s.sku HAVING count(o.id) <> s.event_sequence OR max(o.sequence) <> s.event_sequence
+            OR array_agg(o.sequence ORDER BY o.position) <> array_agg(o.sequence ORDER BY o.sequence)
+    """,
+    "I20, stock that is low is known to be": """
+        SELECT s.sku FROM stock s LEFT JOIN LATERAL (
+            SELECT o.type FROM outbox o WHERE o.aggregatetype = 'product' AND o.aggregateid = s.sku
+            ORDER BY o.sequence DESC LIMIT 1
+        ) newest ON true
+        WHERE (s.on_hand - s.reserved < s.low_stock_threshold)
+            <> (newest.type = 'sagacity.inventory.v1.StockLow')
     """,
 }
 

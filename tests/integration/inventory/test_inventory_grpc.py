@@ -43,6 +43,27 @@ async def test_an_admin_adds_changes_and_archives_a_product_that_anyone_reads(cl
     assert (await client.call("GetProduct", "orders", sku="A-1")).product == archived
 
 
+async def test_an_admin_gives_a_product_a_threshold_and_takes_it_away(client: Client) -> None:
+    created = await client.call(
+        "CreateProduct", ADMIN, sku="A-1", name="A", unit_price=EUR, low_stock_threshold=5
+    )
+    assert created.product.low_stock_threshold == 5
+
+    async def updated(path: str, **fields: Any) -> int:
+        product = inventory_pb2.Product(sku="A-1", **fields)
+        mask = FieldMask(paths=[path])
+        await client.call("UpdateProduct", ADMIN, product=product, update_mask=mask)
+        return int((await client.call("GetProduct", sku="A-1")).product.low_stock_threshold)
+
+    assert await updated("name", name="B") == 5
+    assert await updated("low_stock_threshold", low_stock_threshold=7) == 7
+    assert await updated("low_stock_threshold") == 0
+    fault = await client.refused(
+        "CreateProduct", ADMIN, sku="A-2", name="A", unit_price=EUR, low_stock_threshold=-1
+    )
+    assert [detail.subject for detail in fault.fields] == ["low_stock_threshold"]
+
+
 async def test_refusals_of_the_catalogue_carry_their_reasons(client: Client) -> None:
     await client.product("A-1")
     fault = await client.refused("CreateProduct", ADMIN, sku="A-1", name="A", unit_price=EUR)
@@ -73,6 +94,7 @@ async def test_refusals_of_the_catalogue_carry_their_reasons(client: Client) -> 
             "product.unit_price",
         ),
         ({"sku": "\0", "name": "A"}, ["name"], "product.sku"),
+        ({"low_stock_threshold": -1}, ["low_stock_threshold"], "product.low_stock_threshold"),
     ],
 )
 async def test_an_update_that_makes_no_sense_names_the_field(

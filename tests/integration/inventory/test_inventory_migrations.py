@@ -18,6 +18,8 @@ PRODUCT = """
         sequence, create_time, update_time)
     VALUES ('A-1', 'A', '', '', 'EUR', 1, true, 1, 1, now(), now())
 """
+STOCK = "INSERT INTO stock (sku, on_hand, reserved) VALUES (%s, 10, 0)"
+SELL = "UPDATE stock SET on_hand = on_hand - 1"
 RESERVATION = """
     INSERT INTO reservation (id, order_id, state, expire_time, sequence, create_time, update_time)
     VALUES (%s, %s, %s, now(), 1, now(), now())
@@ -64,3 +66,24 @@ def test_reservations_of_before_have_nothing_returned_and_the_code_of_before_goe
         ).fetchall()
     assert rows == [(0,)]
     assert open_checks == []
+
+
+def test_stock_of_before_is_never_low_and_what_the_code_of_before_does_is_published(
+    new_database: Any,
+) -> None:
+    dsn = new_database()
+    upgrade_to(dsn, "0003")
+    with psycopg.connect(dsn) as connection:
+        connection.execute(PRODUCT)
+        connection.execute(STOCK, ("A-1",))
+    migrations.upgrade("services.inventory", dsn)
+    with psycopg.connect(dsn) as connection:
+        connection.execute(PRODUCT.replace("A-1", "B-1"))
+        connection.execute(STOCK, ("B-1",))
+        connection.execute(SELL)
+        assert connection.execute("SELECT FROM outbox").fetchall() == []
+        connection.execute("UPDATE stock SET low_stock_threshold = 9")
+        connection.execute(SELL)
+        rows = connection.execute("SELECT aggregateid, type, sequence FROM outbox ORDER BY 1").fetchall()
+    low = "sagacity.inventory.v1.StockLow"
+    assert rows == [("A-1", low, 2), ("B-1", low, 2)]

@@ -50,13 +50,15 @@ def test_the_etag_follows_the_version() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
 
     def product(version: int) -> Product:
-        return Product("A", "A", "", "", Money("EUR", 1), True, version, now, now, 0)  # noqa: FBT003
+        return Product("A", "A", "", "", Money("EUR", 1), True, version, now, now, 0, 0)  # noqa: FBT003
 
     assert product(1).etag == product(1).etag != product(2).etag
 
 
 def test_values_within_their_limits_are_taken() -> None:
-    change = ProductChange("n" * 200, "two\nlines", "", Money("EUR", 0), active=False)
+    change = ProductChange(
+        "n" * 200, "two\nlines", "", Money("EUR", 0), active=False, low_stock_threshold=10**9
+    )
     check_change(change, known_currencies=EURO)
     check_change(ProductChange(), known_currencies=EURO)
 
@@ -80,6 +82,8 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
         (ProductChange(description="d" * 4001), "description"),
         (ProductChange(category="c" * 101), "category"),
         (ProductChange(unit_price=Money("XYZ", 1)), "unit_price"),
+        (ProductChange(low_stock_threshold=-1), "low_stock_threshold"),
+        (ProductChange(low_stock_threshold=10**9 + 1), "low_stock_threshold"),
     ],
 )
 def test_a_value_past_its_limit_is_refused(change: ProductChange, field: str) -> None:

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from sagacity.common.v1 import money_pb2 as sagacity_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"sagacity/inventory/v1/events.proto\x12\x15sagacity.inventory.v1\x1a\x1esagacity/common/v1/money.proto\",\n\x0bSkuQuantity\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"l\n\rStockReserved\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x31\n\x05lines\x18\x03 \x03(\x0b\x32\".sagacity.inventory.v1.SkuQuantity\":\n\x0eStockCommitted\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\"o\n\rStockReleased\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x34\n\x06reason\x18\x03 \x01(\x0e\x32$.sagacity.inventory.v1.ReleaseReason\"l\n\rStockReturned\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x31\n\x05lines\x18\x03 \x03(\x0b\x32\".sagacity.inventory.v1.SkuQuantity\"Z\n\x0eProductCreated\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12-\n\nunit_price\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money*\x95\x01\n\rReleaseReason\x12\x1e\n\x1aRELEASE_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRELEASE_REASON_ORDER_UNDONE\x10\x01\x12\x1f\n\x1bRELEASE_REASON_HOLD_EXPIRED\x10\x02\x12\"\n\x1eRELEASE_REASON_ORDER_CANCELLED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"sagacity/inventory/v1/events.proto\x12\x15sagacity.inventory.v1\x1a\x1esagacity/common/v1/money.proto\",\n\x0bSkuQuantity\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"l\n\rStockReserved\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x31\n\x05lines\x18\x03 \x03(\x0b\x32\".sagacity.inventory.v1.SkuQuantity\":\n\x0eStockCommitted\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\"o\n\rStockReleased\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x34\n\x06reason\x18\x03 \x01(\x0e\x32$.sagacity.inventory.v1.ReleaseReason\"l\n\rStockReturned\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x31\n\x05lines\x18\x03 \x03(\x0b\x32\".sagacity.inventory.v1.SkuQuantity\"Z\n\x0eProductCreated\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12-\n\nunit_price\x18\x03 \x01(\x0b\x32\x19.sagacity.common.v1.Money\"=\n\x08StockLow\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x03\x12\x11\n\tthreshold\x18\x03 \x01(\x03\">\n\tStockBack\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x03\x12\x11\n\tthreshold\x18\x03 \x01(\x03*\x95\x01\n\rReleaseReason\x12\x1e\n\x1aRELEASE_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRELEASE_REASON_ORDER_UNDONE\x10\x01\x12\x1f\n\x1bRELEASE_REASON_HOLD_EXPIRED\x10\x02\x12\"\n\x1eRELEASE_REASON_ORDER_CANCELLED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sagacity.inventory.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RELEASEREASON']._serialized_start=625
-  _globals['_RELEASEREASON']._serialized_end=774
+  _globals['_RELEASEREASON']._serialized_start=752
+  _globals['_RELEASEREASON']._serialized_end=901
   _globals['_SKUQUANTITY']._serialized_start=93
   _globals['_SKUQUANTITY']._serialized_end=137
   _globals['_STOCKRESERVED']._serialized_start=139
@@ -46,4 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOCKRETURNED']._serialized_end=530
   _globals['_PRODUCTCREATED']._serialized_start=532
   _globals['_PRODUCTCREATED']._serialized_end=622
+  _globals['_STOCKLOW']._serialized_start=624
+  _globals['_STOCKLOW']._serialized_end=685
+  _globals['_STOCKBACK']._serialized_start=687
+  _globals['_STOCKBACK']._serialized_end=749
 # @@protoc_insertion_point(module_scope)

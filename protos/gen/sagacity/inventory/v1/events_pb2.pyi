@@ -225,3 +225,67 @@ class ProductCreated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProductCreated: _TypeAlias = ProductCreated  # noqa: Y015
+
+@_typing.final
+class StockLow(_message.Message):
+    """The units of a product that can be ordered fell below its low_stock_threshold, or the threshold rose above them; once per crossing. A
+    product that is created with a threshold begins low. Key: the SKU.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The product."""
+    available: _builtins.int
+    """Units that could be ordered then: on hand less reserved."""
+    threshold: _builtins.int
+    """Its low_stock_threshold then."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        available: _builtins.int = ...,
+        threshold: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "sku", b"sku", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StockLow: _TypeAlias = StockLow  # noqa: Y015
+
+@_typing.final
+class StockBack(_message.Message):
+    """There are as many units of a product to order as its low_stock_threshold again, or more; once per crossing, after a StockLow. Key: the
+    SKU.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The product."""
+    available: _builtins.int
+    """Units that could be ordered then: on hand less reserved."""
+    threshold: _builtins.int
+    """Its low_stock_threshold then; 0 where it was taken away."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        available: _builtins.int = ...,
+        threshold: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "sku", b"sku", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StockBack: _TypeAlias = StockBack  # noqa: Y015

@@ -76,6 +76,7 @@ class Product(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    LOW_STOCK_THRESHOLD_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """Stock keeping unit, the natural key."""
     name: _builtins.str
@@ -90,6 +91,8 @@ class Product(_message.Message):
     """Changes with every change of the product."""
     available: _builtins.int
     """Units that can be ordered now: on hand less reserved."""
+    low_stock_threshold: _builtins.int
+    """Fewer available units than this are low: StockLow and StockBack are published where it is crossed. 0: never."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
         """Price of one unit."""
@@ -115,10 +118,11 @@ class Product(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         available: _builtins.int = ...,
+        low_stock_threshold: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "unit_price", b"unit_price", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "available", b"available", "category", b"category", "create_time", b"create_time", "description", b"description", "etag", b"etag", "name", b"name", "sku", b"sku", "unit_price", b"unit_price", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "available", b"available", "category", b"category", "create_time", b"create_time", "description", b"description", "etag", b"etag", "low_stock_threshold", b"low_stock_threshold", "name", b"name", "sku", b"sku", "unit_price", b"unit_price", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,6 +255,7 @@ class CreateProductRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    LOW_STOCK_THRESHOLD_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """Stock keeping unit."""
     name: _builtins.str
@@ -259,6 +264,8 @@ class CreateProductRequest(_message.Message):
     """Longer text."""
     category: _builtins.str
     """Category, for filters."""
+    low_stock_threshold: _builtins.int
+    """Fewer available units than this are low; 0: never."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
         """Price of one unit; not negative."""
@@ -271,10 +278,11 @@ class CreateProductRequest(_message.Message):
         description: _builtins.str = ...,
         category: _builtins.str = ...,
         unit_price: _money_pb2.Money | None = ...,
+        low_stock_threshold: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["unit_price", b"unit_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "description", b"description", "name", b"name", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "description", b"description", "low_stock_threshold", b"low_stock_threshold", "name", b"name", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,7 +326,7 @@ class UpdateProductRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of name, description, category, unit_price and active to change."""
+        """Which of name, description, category, unit_price, active and low_stock_threshold to change."""
 
     def __init__(
         self,
