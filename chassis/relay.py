@@ -2,27 +2,28 @@
 
 A relay owns buckets by lease rows, whose times are the database's. It takes the unpublished rows of its
 buckets in position order, sends them, and deletes what Kafka acknowledged; there is no cursor, which would
-lose what commits late. A batch is what came while the last one was being sent. At most one event of an
-aggregate is under way, so that one which fails stops those behind it with the same key and nothing else.
+lose what commits late. A batch is what came while the last one was being sent. An event that Kafka will not
+take stops those behind it with the same key and nothing else.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import InvalidMessageError, MessageSizeTooLargeError, RecordTooLargeError
 
-from chassis import ids
-from chassis.cloud_events import full_jitter, to_message
+from chassis import ids, relay_metrics
+from chassis.cloud_events import full_jitter
+from chassis.crash_points import crash_point
 from chassis.errors import Fault
 from chassis.postgres import Database, Row, statement
-from chassis.telemetry import counter
+from chassis.relay_sending import MAX_RECORD_BATCH_BYTES, Outcome, Sending, stop
 
-MAX_BATCH = 500
+MAX_BATCH = 2_000
+MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_STUCK_KEYS = 1_000
 LEASE_SECONDS = 6.0
 LEASE_RENEWAL_SECONDS = 2.0
@@ -34,10 +35,6 @@ STOP_TIMEOUT_SECONDS = 3.0
 BACKOFF_BASE_SECONDS = 0.2
 BACKOFF_CAP_SECONDS = 10.0
 STUCK_KEY_CAP_SECONDS = 30.0
-
-PUBLISHED = counter("sagacity_relay_published", "Events that Kafka acknowledged", "topic")
-OUTAGES = counter("sagacity_relay_outages", "Times that publishing came to a halt", "topic")
-STUCK = counter("sagacity_relay_stuck", "Attempts at events that Kafka will not take", "topic")
 
 _LEASE = statement(
     "lease_outbox_buckets",
@@ -70,16 +67,20 @@ _ADVANCE = statement(
     ), deleted AS (
         DELETE FROM outbox WHERE position = ANY(%(published)s::bigint[])
             AND bucket = ANY(ARRAY(SELECT bucket FROM held))
+    ), next AS (
+        SELECT position, id, aggregatetype, aggregateid, type, payload, sequence, occurred_at, traceparent
+        FROM outbox
+        WHERE bucket = ANY(ARRAY(SELECT bucket FROM held WHERE live))
+            AND position <> ALL(%(published)s::bigint[]) AND aggregateid <> ALL(%(stuck)s::text[])
+        ORDER BY position LIMIT %(limit)s::bigint
+    ), measured AS (
+        SELECT *, sum(octet_length(payload)) OVER (ORDER BY position) - octet_length(payload) AS bytes_before
+        FROM next
     )
     SELECT position, id, aggregatetype, aggregateid, type, payload, sequence, occurred_at, traceparent
-    FROM outbox
-    WHERE bucket = ANY(ARRAY(SELECT bucket FROM held WHERE live))
-        AND position <> ALL(%(published)s::bigint[]) AND aggregateid <> ALL(%(stuck)s::text[])
-    ORDER BY position LIMIT %(limit)s
+    FROM measured WHERE bytes_before < %(max_bytes)s::bigint ORDER BY position
     """,
 )
-# What is wrong with one event, and would be wrong again; everything else is wrong with Kafka, and passes.
-_UNSENDABLE = (MessageSizeTooLargeError, RecordTooLargeError, InvalidMessageError)
 _log = structlog.get_logger(__name__)
 
 
@@ -99,8 +100,11 @@ class Relay:
         # New at every start: a process that comes back is not the one that held the lease.
         self._owner = f"{owner}/{ids.new_id()}"
         self._held: dict[int, int] = {}
+        self._held_until = 0.0
         self._published: list[int] = []
         self._stuck: dict[str, _Stuck] = {}
+        # Up to this position events go to Kafka one by one: some that went together were refused.
+        self._alone_up_to = 0
         self._failures = 0
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
@@ -128,6 +132,7 @@ class Relay:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep_leases())
                 group.create_task(self._publish())
+                group.create_task(relay_metrics.watch(self._database, self._topic))
         finally:
             with suppress(Fault, TimeoutError):
                 async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
@@ -141,7 +146,9 @@ class Relay:
             await asyncio.sleep(LEASE_RENEWAL_SECONDS)
 
     async def _claim(self) -> None:
+        asked_at = _now()
         rows = await self._database.fetch(_LEASE, {"owner": self._owner, "seconds": LEASE_SECONDS})
+        self._held_until = asked_at + LEASE_SECONDS
         held = {row["bucket"]: row["epoch"] for row in rows}
         if held != self._held:
             self._held = held
@@ -154,42 +161,44 @@ class Relay:
                     await self._publish_with(producer)
             except Exception as error:  # noqa: BLE001  # whatever it is, the events are safe and are tried again
                 if not self._failures:
-                    OUTAGES.labels(self._topic).inc()
+                    relay_metrics.OUTAGES.labels(self._topic).inc()
                     _log.warning("relay_halted", topic=self._topic, error=repr(error))
                 self._failures += 1
-            delay = full_jitter(
-                self._failures, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=BACKOFF_CAP_SECONDS
-            )
-            await asyncio.sleep(delay)
+                delay = full_jitter(
+                    self._failures, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=BACKOFF_CAP_SECONDS
+                )
+                await asyncio.sleep(delay)
 
     @asynccontextmanager
     async def _producer(self) -> AsyncIterator[AIOKafkaProducer]:
-        # A new one after each failure: an idempotent producer whose batch expired has a hole in its numbers.
+        # A new one after each failure: an idempotent producer whose batch failed has a hole in its numbers.
         producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap_servers,
             enable_idempotence=True,
             acks="all",
+            max_batch_size=MAX_RECORD_BATCH_BYTES,
             request_timeout_ms=int(DELIVERY_TIMEOUT_SECONDS * 1000),
         )
         try:
             await producer.start()
             yield producer
         finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
-                    await producer.stop()
+            await stop(producer, STOP_TIMEOUT_SECONDS)
 
     async def _publish_with(self, producer: AIOKafkaProducer) -> None:
         while True:
             self._wake.clear()
             batch = await self._advance()
-            for turn, wave in enumerate(_waves(batch)):
-                # From the second turn on, who is stuck became so in this batch: no event may overtake
-                # another.
-                await self._send(
-                    producer, [row for row in wave if not turn or row["aggregateid"] not in self._stuck]
-                )
-            if len(batch) == MAX_BATCH:
+            # One that slept since it took the batch leaves it to whoever has the leases by now.
+            if batch and _now() < self._held_until:
+                crash_point("relay.before_send")
+                sending = Sending(producer, self._topic, self._alone_up_to, DELIVERY_TIMEOUT_SECONDS * 2)
+                outcome = await sending.send(batch)
+                self._account_for(outcome)
+                crash_point("relay.after_ack")
+                if outcome.spent:
+                    return
+            if _is_full(batch):
                 continue
             if batch:
                 await asyncio.sleep(PACE_SECONDS)
@@ -210,48 +219,29 @@ class Relay:
             "published": done,
             "stuck": self._stuck_now(),
             "limit": MAX_BATCH,
+            "max_bytes": MAX_BATCH_BYTES,
         }
         rows = await self._database.fetch(_ADVANCE, params)
         self._published = []
         return rows
 
     def _stuck_now(self) -> list[str]:
-        now = asyncio.get_running_loop().time()
+        now = _now()
         return [key for key, stuck in self._stuck.items() if stuck.retry_at > now]
 
-    async def _send(self, producer: AIOKafkaProducer, wave: list[Row]) -> None:
-        sent: dict[asyncio.Future[object], Row] = {}
-        outage: BaseException | None = None
-        for row in wave:
-            try:
-                sent[await producer.send(self._topic, **to_message(row, source=self._topic))] = row
-            except _UNSENDABLE as error:
-                self._hold_back(row, error)
-            except Exception as error:  # noqa: BLE001  # raised below, once what was sent is accounted for
-                outage = error
-                break
-        if sent:
-            # Bounded here as well: a producer whose own task died settles nothing.
-            _, unsettled = await asyncio.wait(sent, timeout=DELIVERY_TIMEOUT_SECONDS * 2)
-            outage = TimeoutError("Kafka did not answer") if unsettled else outage
-        for future, row in sent.items():
-            outage = self._settle(future, row) or outage
-        if outage:
-            raise outage
-        self._recovered()
-
-    def _settle(self, future: asyncio.Future[object], row: Row) -> BaseException | None:
-        if not future.done():
-            return None
-        error = future.exception()
-        if isinstance(error, _UNSENDABLE):
+    def _account_for(self, outcome: Outcome) -> None:
+        self._published += [row["position"] for row in outcome.published]
+        relay_metrics.PUBLISHED.labels(self._topic).inc(len(outcome.published))
+        if self._stuck:
+            for row in outcome.published:
+                self._stuck.pop(row["aggregateid"], None)
+        if outcome.suspected:
+            self._alone_up_to = max(row["position"] for row in outcome.suspected)
+        for row, error in outcome.refused:
             self._hold_back(row, error)
-            return None
-        if error is None:
-            self._published.append(row["position"])
-            self._stuck.pop(row["aggregateid"], None)
-            PUBLISHED.labels(self._topic).inc()
-        return error
+        if outcome.failure:
+            raise outcome.failure
+        self._recovered()
 
     def _hold_back(self, row: Row, error: Exception) -> None:
         key = row["aggregateid"]
@@ -262,9 +252,9 @@ class Relay:
             _log.error(
                 "relay_key_stuck", topic=self._topic, key=key, event_id=str(row["id"]), error=repr(error)
             )
-        STUCK.labels(self._topic).inc()
+        relay_metrics.STUCK.labels(self._topic).inc()
         delay = full_jitter(attempts, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=STUCK_KEY_CAP_SECONDS)
-        self._stuck[key] = _Stuck(attempts, asyncio.get_running_loop().time() + max(delay, POLL_SECONDS))
+        self._stuck[key] = _Stuck(attempts, _now() + max(delay, POLL_SECONDS))
 
     def _recovered(self) -> None:
         if self._failures:
@@ -272,14 +262,9 @@ class Relay:
             _log.info("relay_resumed", topic=self._topic)
 
 
-def _waves(batch: list[Row]) -> Iterator[list[Row]]:
-    # The first event of each aggregate, then the second of each, ...
-    waves: list[list[Row]] = []
-    seen: dict[str, int] = {}
-    for row in batch:
-        turn = seen.get(row["aggregateid"], 0)
-        seen[row["aggregateid"]] = turn + 1
-        if turn == len(waves):
-            waves.append([])
-        waves[turn].append(row)
-    yield from waves
+def _is_full(batch: list[Row]) -> bool:
+    return len(batch) >= MAX_BATCH or sum(len(row["payload"]) for row in batch) >= MAX_BATCH_BYTES
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,60 @@
+"""What a relay counts, and the alarm for transactions that hold the horizon of its outbox."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from chassis.errors import Fault
+from chassis.outbox_backlog import Backlog, backlog
+from chassis.postgres import Database
+from chassis.telemetry import counter, gauge
+
+REFRESH_SECONDS = 5.0
+# No transaction of the suite takes a tenth of this.
+MAX_TRANSACTION_SECONDS = 60.0
+
+PUBLISHED = counter("sagacity_relay_published", "Events that Kafka acknowledged", "topic")
+OUTAGES = counter("sagacity_relay_outages", "Times that publishing came to a halt", "topic")
+STUCK = counter("sagacity_relay_stuck", "Attempts at events that Kafka will not take", "topic")
+WAITING = gauge("sagacity_outbox_waiting", "Events that are not published, up to a bound", "topic")
+OLDEST_AGE_SECONDS = gauge("sagacity_outbox_oldest_age_seconds", "Age of the event at the front", "topic")
+OLDEST_TRANSACTION_SECONDS = gauge(
+    "sagacity_outbox_oldest_transaction_seconds", "How long a transaction has held the horizon", "topic"
+)
+HORIZON_ALARMS = counter(
+    "sagacity_outbox_horizon_alarms", "Times that a transaction held the horizon for too long", "topic"
+)
+_log = structlog.get_logger(__name__)
+
+
+class OutboxWatch:
+    """Shows the state of one outbox, and gives one alarm for each time that its horizon is held too long."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._alarmed = False
+
+    def show(self, seen: Backlog) -> None:
+        """Sets the gauges to what was read, and gives or ends the alarm."""
+        WAITING.labels(self._topic).set(seen.waiting)
+        OLDEST_AGE_SECONDS.labels(self._topic).set(seen.oldest_age_seconds or 0.0)
+        held_seconds = seen.oldest_transaction_seconds or 0.0
+        OLDEST_TRANSACTION_SECONDS.labels(self._topic).set(held_seconds)
+        held = held_seconds > MAX_TRANSACTION_SECONDS
+        if held and not self._alarmed:
+            HORIZON_ALARMS.labels(self._topic).inc()
+            _log.warning("outbox_horizon_held", topic=self._topic, seconds=round(held_seconds))
+        if self._alarmed and not held:
+            _log.info("outbox_horizon_free", topic=self._topic)
+        self._alarmed = held
+
+
+async def watch(database: Database, topic: str) -> None:
+    """Shows the state of a database's outbox until it is cancelled."""
+    outbox = OutboxWatch(topic)
+    while True:
+        # A database that is away says nothing; the gauges stay as they were.
+        with suppress(Fault):
+            outbox.show(await backlog(database))
+        await asyncio.sleep(REFRESH_SECONDS)
