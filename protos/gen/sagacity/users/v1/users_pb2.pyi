@@ -90,12 +90,13 @@ class User(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DEACTIVATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID."""
     email: _builtins.str
-    """Lower-cased e-mail address, unique."""
+    """Lower-cased e-mail address, unique. Empty of a deactivated user."""
     display_name: _builtins.str
-    """What the user likes to be called."""
+    """What the user likes to be called. Empty of a deactivated user."""
     role: Global___Role.ValueType
     """What the user may do."""
     state: Global___UserState.ValueType
@@ -103,6 +104,10 @@ class User(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the account was made."""
+
+    @_builtins.property
+    def deactivate_time(self) -> _timestamp_pb2.Timestamp:
+        """When the account was deactivated; unset for any other."""
 
     def __init__(
         self,
@@ -113,10 +118,11 @@ class User(_message.Message):
         role: Global___Role.ValueType = ...,
         state: Global___UserState.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        deactivate_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "email", b"email", "id", b"id", "role", b"role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time", "display_name", b"display_name", "email", b"email", "id", b"id", "role", b"role", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -367,6 +373,52 @@ class SetRoleResponse(_message.Message):
 Global___SetRoleResponse: _TypeAlias = SetRoleResponse  # noqa: Y015
 
 @_typing.final
+class DeactivateUserRequest(_message.Message):
+    """Request of DeactivateUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """UUID of the user."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeactivateUserRequest: _TypeAlias = DeactivateUserRequest  # noqa: Y015
+
+@_typing.final
+class DeactivateUserResponse(_message.Message):
+    """Response of DeactivateUser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user as they are left: an id, a role and times."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeactivateUserResponse: _TypeAlias = DeactivateUserResponse  # noqa: Y015
+
+@_typing.final
 class AddAddressRequest(_message.Message):
     """Request of AddAddress."""
 
@@ -575,6 +627,7 @@ class CustomerStatistics(_message.Message):
     ORDERS_CONFIRMED_FIELD_NUMBER: _builtins.int
     ORDERS_REJECTED_FIELD_NUMBER: _builtins.int
     AMOUNT_SPENT_FIELD_NUMBER: _builtins.int
+    ORDERS_CANCELLED_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """UUID of the user."""
     orders_placed: _builtins.int
@@ -583,9 +636,13 @@ class CustomerStatistics(_message.Message):
     """Of those, confirmed."""
     orders_rejected: _builtins.int
     """Of those, rejected."""
+    orders_cancelled: _builtins.int
+    """Of those that were confirmed, cancelled afterwards."""
     @_builtins.property
     def amount_spent(self) -> _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]:
-        """Sum of the totals of confirmed orders, one amount per currency, in the order of the codes."""
+        """Sum of the totals of confirmed orders less what went back by refunds and cancellations, one amount per currency, in the
+        order of the codes.
+        """
 
     def __init__(
         self,
@@ -595,10 +652,11 @@ class CustomerStatistics(_message.Message):
         orders_confirmed: _builtins.int = ...,
         orders_rejected: _builtins.int = ...,
         amount_spent: _abc.Iterable[_money_pb2.Money] | None = ...,
+        orders_cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_spent", b"amount_spent", "orders_confirmed", b"orders_confirmed", "orders_placed", b"orders_placed", "orders_rejected", b"orders_rejected", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_spent", b"amount_spent", "orders_cancelled", b"orders_cancelled", "orders_confirmed", b"orders_confirmed", "orders_placed", b"orders_placed", "orders_rejected", b"orders_rejected", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

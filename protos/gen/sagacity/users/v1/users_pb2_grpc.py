@@ -55,6 +55,11 @@ class UsersStub:
                 request_serializer=sagacity_dot_users_dot_v1_dot_users__pb2.SetRoleRequest.SerializeToString,
                 response_deserializer=sagacity_dot_users_dot_v1_dot_users__pb2.SetRoleResponse.FromString,
                 _registered_method=True)
+        self.DeactivateUser = channel.unary_unary(
+                '/sagacity.users.v1.Users/DeactivateUser',
+                request_serializer=sagacity_dot_users_dot_v1_dot_users__pb2.DeactivateUserRequest.SerializeToString,
+                response_deserializer=sagacity_dot_users_dot_v1_dot_users__pb2.DeactivateUserResponse.FromString,
+                _registered_method=True)
         self.AddAddress = channel.unary_unary(
                 '/sagacity.users.v1.Users/AddAddress',
                 request_serializer=sagacity_dot_users_dot_v1_dot_users__pb2.AddAddressRequest.SerializeToString,
@@ -110,7 +115,17 @@ class UsersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetRole(self, request, context):
-        """Changes a user's role. Admin only. Errors: NOT_FOUND USER_NOT_FOUND.
+        """Changes a user's role. Admin only.
+        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION USER_NOT_ACTIVE of a deactivated user, LAST_ADMIN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeactivateUser(self, request, context):
+        """Closes an account for good: its personal data is anonymised, nobody logs in with it, and its e-mail is free again. Ids and
+        statistics stay. Once more changes nothing. The user themself, or an admin.
+        Errors: NOT_FOUND USER_NOT_FOUND, also for somebody else's id; FAILED_PRECONDITION LAST_ADMIN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +133,7 @@ class UsersServicer:
 
     def AddAddress(self, request, context):
         """Adds an address to a user. The user themself.
-        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES.
+        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES, USER_NOT_ACTIVE of a deactivated user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,6 +191,11 @@ def add_UsersServicer_to_server(servicer, server):
                     servicer.SetRole,
                     request_deserializer=sagacity_dot_users_dot_v1_dot_users__pb2.SetRoleRequest.FromString,
                     response_serializer=sagacity_dot_users_dot_v1_dot_users__pb2.SetRoleResponse.SerializeToString,
+            ),
+            'DeactivateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeactivateUser,
+                    request_deserializer=sagacity_dot_users_dot_v1_dot_users__pb2.DeactivateUserRequest.FromString,
+                    response_serializer=sagacity_dot_users_dot_v1_dot_users__pb2.DeactivateUserResponse.SerializeToString,
             ),
             'AddAddress': grpc.unary_unary_rpc_method_handler(
                     servicer.AddAddress,
@@ -312,6 +332,33 @@ class Users:
             '/sagacity.users.v1.Users/SetRole',
             sagacity_dot_users_dot_v1_dot_users__pb2.SetRoleRequest.SerializeToString,
             sagacity_dot_users_dot_v1_dot_users__pb2.SetRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeactivateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sagacity.users.v1.Users/DeactivateUser',
+            sagacity_dot_users_dot_v1_dot_users__pb2.DeactivateUserRequest.SerializeToString,
+            sagacity_dot_users_dot_v1_dot_users__pb2.DeactivateUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

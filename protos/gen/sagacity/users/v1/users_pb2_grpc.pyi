@@ -44,10 +44,17 @@ class UsersStub:
     GetUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.GetUserResponse]
     """Reads one user. The user themself, or staff. Errors: NOT_FOUND USER_NOT_FOUND, also for somebody else's id."""
     SetRole: _grpc.UnaryUnaryMultiCallable[_users_pb2.SetRoleRequest, _users_pb2.SetRoleResponse]
-    """Changes a user's role. Admin only. Errors: NOT_FOUND USER_NOT_FOUND."""
+    """Changes a user's role. Admin only.
+    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION USER_NOT_ACTIVE of a deactivated user, LAST_ADMIN.
+    """
+    DeactivateUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.DeactivateUserRequest, _users_pb2.DeactivateUserResponse]
+    """Closes an account for good: its personal data is anonymised, nobody logs in with it, and its e-mail is free again. Ids and
+    statistics stay. Once more changes nothing. The user themself, or an admin.
+    Errors: NOT_FOUND USER_NOT_FOUND, also for somebody else's id; FAILED_PRECONDITION LAST_ADMIN.
+    """
     AddAddress: _grpc.UnaryUnaryMultiCallable[_users_pb2.AddAddressRequest, _users_pb2.AddAddressResponse]
     """Adds an address to a user. The user themself.
-    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES.
+    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES, USER_NOT_ACTIVE of a deactivated user.
     """
     ListAddresses: _grpc.UnaryUnaryMultiCallable[_users_pb2.ListAddressesRequest, _users_pb2.ListAddressesResponse]
     """Lists the addresses of a user, oldest first. The user themself, or staff."""
@@ -77,10 +84,17 @@ class UsersAsyncStub(UsersStub):
     GetUser: _aio.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.GetUserResponse]  # type: ignore[assignment]
     """Reads one user. The user themself, or staff. Errors: NOT_FOUND USER_NOT_FOUND, also for somebody else's id."""
     SetRole: _aio.UnaryUnaryMultiCallable[_users_pb2.SetRoleRequest, _users_pb2.SetRoleResponse]  # type: ignore[assignment]
-    """Changes a user's role. Admin only. Errors: NOT_FOUND USER_NOT_FOUND."""
+    """Changes a user's role. Admin only.
+    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION USER_NOT_ACTIVE of a deactivated user, LAST_ADMIN.
+    """
+    DeactivateUser: _aio.UnaryUnaryMultiCallable[_users_pb2.DeactivateUserRequest, _users_pb2.DeactivateUserResponse]  # type: ignore[assignment]
+    """Closes an account for good: its personal data is anonymised, nobody logs in with it, and its e-mail is free again. Ids and
+    statistics stay. Once more changes nothing. The user themself, or an admin.
+    Errors: NOT_FOUND USER_NOT_FOUND, also for somebody else's id; FAILED_PRECONDITION LAST_ADMIN.
+    """
     AddAddress: _aio.UnaryUnaryMultiCallable[_users_pb2.AddAddressRequest, _users_pb2.AddAddressResponse]  # type: ignore[assignment]
     """Adds an address to a user. The user themself.
-    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES.
+    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES, USER_NOT_ACTIVE of a deactivated user.
     """
     ListAddresses: _aio.UnaryUnaryMultiCallable[_users_pb2.ListAddressesRequest, _users_pb2.ListAddressesResponse]  # type: ignore[assignment]
     """Lists the addresses of a user, oldest first. The user themself, or staff."""
@@ -131,7 +145,20 @@ class UsersServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.SetRoleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.SetRoleResponse, _abc.Awaitable[_users_pb2.SetRoleResponse]]:
-        """Changes a user's role. Admin only. Errors: NOT_FOUND USER_NOT_FOUND."""
+        """Changes a user's role. Admin only.
+        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION USER_NOT_ACTIVE of a deactivated user, LAST_ADMIN.
+        """
+
+    @_abc_1.abstractmethod
+    def DeactivateUser(
+        self,
+        request: _users_pb2.DeactivateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_users_pb2.DeactivateUserResponse, _abc.Awaitable[_users_pb2.DeactivateUserResponse]]:
+        """Closes an account for good: its personal data is anonymised, nobody logs in with it, and its e-mail is free again. Ids and
+        statistics stay. Once more changes nothing. The user themself, or an admin.
+        Errors: NOT_FOUND USER_NOT_FOUND, also for somebody else's id; FAILED_PRECONDITION LAST_ADMIN.
+        """
 
     @_abc_1.abstractmethod
     def AddAddress(
@@ -140,7 +167,7 @@ class UsersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.AddAddressResponse, _abc.Awaitable[_users_pb2.AddAddressResponse]]:
         """Adds an address to a user. The user themself.
-        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES.
+        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION TOO_MANY_ADDRESSES, USER_NOT_ACTIVE of a deactivated user.
         """
 
     @_abc_1.abstractmethod
