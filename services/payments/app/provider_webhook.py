@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 
-from chassis.crash_points import crash_point
 from chassis.postgres import Row, Transaction
 from services.payments import events, metrics, store, webhooks
 from services.payments.app import Payments, settling
@@ -101,7 +100,6 @@ async def _handle(app: Payments, provider: str, body: bytes, signature: str) -> 
         return Outcome.DUPLICATE
     answer = await _truth(app, told)
     _compare(webhook, told, answer, payments[0]["currency_code"])
-    crash_point("payments.webhook.after_provider")
     outcome = await app.database.run(lambda tx: _record(app, tx, named, told, answer))
     if outcome is Outcome.APPLIED:
         app.published()

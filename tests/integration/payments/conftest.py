@@ -16,12 +16,17 @@ from services.payments.app import Payments
 from services.payments.app.capture import capture
 from services.payments.app.charge import charge
 from services.payments.app.payment_methods import add_payment_method
+from services.payments.app.provider_webhook import Outcome, handle_webhook
 from services.payments.app.refund import refund
 from services.payments.app.reverse import reverse, reverse_as_step
 from services.payments.domain import CaptureMode, ChargeOrder, Payment, PaymentState, RefundOrder
 from services.payments.invariants import broken_invariants
 from services.payments.provider import PaymentProvider
+from services.payments.simulated_dashboard import Made, SimulatedDashboard
 from services.payments.simulated_provider import SimulatedProvider
+from services.payments.webhooks import sign
+
+WEBHOOK_SECRET = b"a secret of the tests alone"
 
 
 @dataclass
@@ -90,7 +95,21 @@ class World:
             new_id=new_id,
             provider_timeout_seconds=timeout_seconds,
             published=lambda: self.wakes.append(None),
+            webhook_secrets={"simulated": WEBHOOK_SECRET},
         )
+
+    @property
+    def dashboard(self) -> SimulatedDashboard:
+        return SimulatedDashboard(self.provider_database, new_id)
+
+    async def tell(self, made: Made, event_id: str = "", *, app: Payments | None = None) -> Outcome:
+        """Sends the webhook that tells what was made at the dashboard; an event of its own without an id."""
+        return await self.send(made.webhook(event_id or f"evt_{new_id().hex}"), app=app)
+
+    async def send(self, body: bytes, *, app: Payments | None = None) -> Outcome:
+        """Sends a webhook with this body, signed now."""
+        signature = sign(WEBHOOK_SECRET, body, seconds=int(SystemClock().now().timestamp()))
+        return await handle_webhook(app or self.app, "simulated", body, signature)
 
     async def step(
         self,
@@ -192,6 +211,7 @@ async def world(new_database: object) -> AsyncIterator[World]:
         new_id=new_id,
         provider_timeout_seconds=5.0,
         published=lambda: wakes.append(None),
+        webhook_secrets={"simulated": WEBHOOK_SECRET},
     )
     yield World(app, database, provider_database, provider, wakes, dsn)
     assert await broken_invariants(database, provider_database) == []
