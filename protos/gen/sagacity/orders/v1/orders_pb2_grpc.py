@@ -123,7 +123,8 @@ class OrdersServicer:
 
     def ConfirmOrder(self, request, context):
         """Makes a PENDING order CONFIRMED: the pivot and last step of place_order. The orchestrator only.
-        Errors: FAILED_PRECONDITION ORDER_NOT_PENDING; NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
+        Errors: FAILED_PRECONDITION ORDER_NOT_PENDING, or CUSTOMER_DEACTIVATED for a customer whose account was closed meanwhile;
+        NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

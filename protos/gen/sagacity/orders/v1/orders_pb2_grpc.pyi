@@ -41,7 +41,8 @@ class OrdersStub:
     """
     ConfirmOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ConfirmOrderRequest, _orders_pb2.ConfirmOrderResponse]
     """Makes a PENDING order CONFIRMED: the pivot and last step of place_order. The orchestrator only.
-    Errors: FAILED_PRECONDITION ORDER_NOT_PENDING; NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
+    Errors: FAILED_PRECONDITION ORDER_NOT_PENDING, or CUSTOMER_DEACTIVATED for a customer whose account was closed meanwhile;
+    NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
     """
     RejectOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.RejectOrderRequest, _orders_pb2.RejectOrderResponse]
     """Undo of CreateOrder: makes a PENDING order REJECTED, and inserts a REJECTED one where the create never landed, so that an
@@ -94,7 +95,8 @@ class OrdersAsyncStub(OrdersStub):
     """
     ConfirmOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.ConfirmOrderRequest, _orders_pb2.ConfirmOrderResponse]  # type: ignore[assignment]
     """Makes a PENDING order CONFIRMED: the pivot and last step of place_order. The orchestrator only.
-    Errors: FAILED_PRECONDITION ORDER_NOT_PENDING; NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
+    Errors: FAILED_PRECONDITION ORDER_NOT_PENDING, or CUSTOMER_DEACTIVATED for a customer whose account was closed meanwhile;
+    NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
     """
     RejectOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.RejectOrderRequest, _orders_pb2.RejectOrderResponse]  # type: ignore[assignment]
     """Undo of CreateOrder: makes a PENDING order REJECTED, and inserts a REJECTED one where the create never landed, so that an
@@ -162,7 +164,8 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ConfirmOrderResponse, _abc.Awaitable[_orders_pb2.ConfirmOrderResponse]]:
         """Makes a PENDING order CONFIRMED: the pivot and last step of place_order. The orchestrator only.
-        Errors: FAILED_PRECONDITION ORDER_NOT_PENDING; NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
+        Errors: FAILED_PRECONDITION ORDER_NOT_PENDING, or CUSTOMER_DEACTIVATED for a customer whose account was closed meanwhile;
+        NOT_FOUND ORDER_NOT_FOUND; INVALID_ARGUMENT for lines that are not the order's.
         """
 
     @_abc_1.abstractmethod

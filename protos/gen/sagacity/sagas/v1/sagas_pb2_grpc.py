@@ -73,7 +73,8 @@ class OrderSagasServicer:
 
     def CancelOrder(self, request, context):
         """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
-        stock released by a saga of its own. The gateway, for the order's user or staff.
+        stock released by a saga of its own. The gateway, for the order's user or staff; the orders context, for nobody, where an order
+        cannot be completed any more.
         Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
         IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
         """

@@ -41,7 +41,8 @@ class OrderSagasStub:
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_sagas_pb2.CancelOrderRequest, _sagas_pb2.CancelOrderResponse]
     """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
-    stock released by a saga of its own. The gateway, for the order's user or staff.
+    stock released by a saga of its own. The gateway, for the order's user or staff; the orders context, for nobody, where an order
+    cannot be completed any more.
     Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
     IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
     """
@@ -65,7 +66,8 @@ class OrderSagasAsyncStub(OrderSagasStub):
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_sagas_pb2.CancelOrderRequest, _sagas_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
-    stock released by a saga of its own. The gateway, for the order's user or staff.
+    stock released by a saga of its own. The gateway, for the order's user or staff; the orders context, for nobody, where an order
+    cannot be completed any more.
     Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
     IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
     """
@@ -98,7 +100,8 @@ class OrderSagasServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sagas_pb2.CancelOrderResponse, _abc.Awaitable[_sagas_pb2.CancelOrderResponse]]:
         """Cancels an order: one that is still being placed is undone where it stands, before its pivot; a CONFIRMED one is refunded and its
-        stock released by a saga of its own. The gateway, for the order's user or staff.
+        stock released by a saga of its own. The gateway, for the order's user or staff; the orders context, for nobody, where an order
+        cannot be completed any more.
         Errors: NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION ORDER_BUSY behind a parked saga, with its id; ALREADY_EXISTS
         IDEMPOTENCY_KEY_REUSED; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
         """
