@@ -15,8 +15,6 @@ from services.orders.events import AGGREGATE_TYPE, TOPIC
 
 COPY_BATCH = 500
 DELETE_BATCH = 1_000
-# A consumer of a retired generation that has not heard of it yet may still write; nobody reads what it does.
-RETIRED_FOR = timedelta(seconds=30)
 
 
 class GenerationState(StrEnum):
@@ -212,8 +210,12 @@ async def switch_to(database: Database, generation: int) -> bool:
     return await database.run(attempt)
 
 
-async def delete_batch(database: Database, generation: int, *, retired_for: timedelta = RETIRED_FOR) -> bool:
-    """Deletes some of a retired generation; False where nothing is left to delete for now."""
+async def delete_batch(database: Database, generation: int, *, retired_for: timedelta) -> bool:
+    """Deletes some of a retired generation, and forgets it when nothing is left and it is retired so long.
+
+    Returns:
+        Whether there was something to delete.
+    """
     key = {"generation": generation, "consumer": consumer_of(generation)}
     if (await database.fetch(_DELETE, key))[0]["deleted"]:
         return True

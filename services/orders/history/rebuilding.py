@@ -5,6 +5,7 @@ and one that dies leaves nothing but work for the others.
 """
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -24,6 +25,8 @@ LOOK_SECONDS = 1.0
 COPY_PACE_SECONDS = 0.02
 DELETE_PACE_SECONDS = 0.05
 DELETE_BATCHES_PER_LOOK = 20
+# A consumer of a retired generation that has not heard of it yet may still write; nobody reads what it does.
+RETIRED_FOR = timedelta(seconds=30)
 # What a consumer has not applied yet when it counts as caught up: about one batch.
 MAX_SWITCH_LAG = 200
 KAFKA_SECONDS = 5.0
@@ -133,7 +136,7 @@ class OrderHistory:
 
     async def _delete(self, generation: Generation) -> None:
         for _ in range(DELETE_BATCHES_PER_LOOK):
-            if not await store.delete_batch(self._database, generation.number):
+            if not await store.delete_batch(self._database, generation.number, retired_for=RETIRED_FOR):
                 return
             await asyncio.sleep(DELETE_PACE_SECONDS)
 
