@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import looking, verbs
+from cli import events_tail, looking, verbs
 from cli.failures import CommandError, ExitCode
 from cli.output import complain
 
-_HELP = """Look into Sagacity's sagas and repair them.
+_HELP = """Look into Sagacity's sagas and events, and repair them.
 
-Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 not found, 4 refused, 5 the orchestrator does not
-answer, 130 interrupted.
+Exit codes: 0 done, 1 a check or a replay failed, 2 wrong usage, 3 not found, 4 refused, 5 nobody answers,
+130 interrupted.
 """
 
 STDOUT = 1
@@ -40,11 +40,12 @@ sagas.command("watch")(looking.watch)
 sagas.command("check")(looking.check)
 verbs.register(sagas)
 app.add_typer(sagas, name="sagas")
-
-
-@app.callback()
-def _root() -> None:
-    """Keep `sagas` a word of its own, also while it is the only one."""
+events = typer.Typer(
+    help="Events: lag, tail; dead letters; pause and resume consumers; rebuild projections; audit.",
+    no_args_is_help=True,
+)
+events.command("tail")(events_tail.tail)
+app.add_typer(events, name="events")
 
 
 def run(arguments: Sequence[str]) -> int:

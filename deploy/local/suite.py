@@ -33,6 +33,7 @@ DRAIN_SECONDS = 20
 WATCH_SECONDS = 0.2
 EMBEDDED = "embedded"
 MAVEN = "maven"
+BROKER_FILE = "kafka-bootstrap-servers"
 
 Environment = Mapping[str, str]
 
@@ -150,6 +151,8 @@ class Suite:
         )
         self._report(f"PostgreSQL is ready on {LOOPBACK}:{self.postgres.port}")
         self._report(f"broker: {self.broker.bootstrap_servers or 'none'}")
+        # For `sagacity events tail`: the embedded broker is somewhere else after every start.
+        (self.data_dir / BROKER_FILE).write_text(self.broker.bootstrap_servers, "utf-8")
 
     async def stop(self) -> None:
         """Stop everything, each drained: gateway, orchestrators, services, broker, PostgreSQL."""

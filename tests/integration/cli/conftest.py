@@ -83,7 +83,44 @@ class Participants(grpc.GenericRpcHandler):
 
 
 @dataclass
-class Stage:
+class Command:
+    """The command as a process of its own, with these variables."""
+
+    variables: dict[str, str]
+
+    async def start(self, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        variables = options.pop("variables", {})
+        pipes = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.PIPE}
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cli",
+            *arguments,
+            cwd=ROOT,
+            env={**environment(), "COLUMNS": "220", **self.variables, **variables},
+            **{**pipes, "stderr": asyncio.subprocess.PIPE, **options},
+        )
+
+    async def run(self, *arguments: str, **variables: str) -> Said:
+        process = await self.start(*arguments, variables=variables)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+        assert process.returncode is not None
+        return Said(process.returncode, out.decode(), err.decode())
+
+    async def at_terminal(self, *arguments: str, typed: str = "", **variables: str) -> tuple[int, str]:
+        """Run the command on a terminal, type something, and return its exit code and what was on it."""
+        master, slave = pty.openpty()
+        variables = {"TERM": "xterm-256color", **variables}
+        pipes = {"stdin": slave, "stdout": slave, "stderr": slave}
+        process = await self.start(*arguments, variables=variables, **pipes)
+        os.close(slave)
+        os.write(master, typed.encode())
+        shown = await asyncio.to_thread(_read_all, master)
+        return await asyncio.wait_for(process.wait(), PATIENCE_SECONDS), shown
+
+
+@dataclass
+class Stage(Command):
     """The orchestrator, who is called by it, and the command that operates it."""
 
     participants: Participants
@@ -161,40 +198,9 @@ class Stage:
         """Run `sagacity sagas ...` as a process of its own."""
         return await self.run("sagas", *arguments, **variables)
 
-    async def start(self, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
-        variables = options.pop("variables", {})
-        ours = {
-            "SAGACITY_ORCHESTRATOR_ADDRESS": self.address,
-            "SAGACITY_OPERATOR_IDENTITY_KEY_FILE": str(self.key_file),
-            "COLUMNS": "220",
-        }
-        pipes = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.PIPE}
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "cli",
-            *arguments,
-            cwd=ROOT,
-            env={**environment(), **ours, **variables},
-            **{**pipes, "stderr": asyncio.subprocess.PIPE, **options},
-        )
-
-    async def run(self, *arguments: str, **variables: str) -> Said:
-        process = await self.start(*arguments, variables=variables)
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
-        assert process.returncode is not None
-        return Said(process.returncode, out.decode(), err.decode())
-
     async def on_terminal(self, *arguments: str, typed: str = "", **variables: str) -> tuple[int, str]:
-        """Run the command on a terminal, type something, and return its exit code and what was on it."""
-        master, slave = pty.openpty()
-        variables = {"TERM": "xterm-256color", **variables}
-        pipes = {"stdin": slave, "stdout": slave, "stderr": slave}
-        process = await self.start("sagas", *arguments, variables=variables, **pipes)
-        os.close(slave)
-        os.write(master, typed.encode())
-        shown = await asyncio.to_thread(_read_all, master)
-        return await asyncio.wait_for(process.wait(), PATIENCE_SECONDS), shown
+        """Run `sagacity sagas ...` on a terminal."""
+        return await self.at_terminal("sagas", *arguments, typed=typed, **variables)
 
 
 def _read_all(master: int) -> str:
@@ -238,7 +244,11 @@ async def whole_stage(
     await wait_until_ready(process, grpc_probe(address))
     gateway = Connection(address, ServiceIdentity("gateway", pairs["gateway"][0]))
     try:
-        yield Stage(participants, address, folder / "operator.pem", gateway, process, settings)
+        variables = {
+            "SAGACITY_ORCHESTRATOR_ADDRESS": address,
+            "SAGACITY_OPERATOR_IDENTITY_KEY_FILE": str(folder / "operator.pem"),
+        }
+        yield Stage(variables, participants, address, folder / "operator.pem", gateway, process, settings)
     finally:
         participants.reset()
         await gateway.close()
