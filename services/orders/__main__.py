@@ -62,6 +62,7 @@ def _start_choreographies(
     if not settings.kafka_bootstrap_servers:
         return
     for topic, group, handlers in (
+        (subscribers.USERS_TOPIC, subscribers.DEACTIVATIONS_GROUP, subscribers.facts_of_users(app)),
         (subscribers.PAYMENTS_TOPIC, subscribers.PROVIDER_GROUP, subscribers.facts_of_payments(app)),
     ):
         consumer = Consumer(
