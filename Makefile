@@ -16,7 +16,7 @@ ARGS ?=
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo sagacity test chaos lint fmt gen lock migrate bench bench-engine
+.PHONY: help run demo sagacity test chaos lint fmt gen lock migrate bench bench-engine bench-events
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_
 
 bench: $(STAMP) ## measure orders per second on this machine (JSON=path writes the figures there too)
 	@$(BIN)/python -m tests.bench.orders $(if $(JSON),--json-to $(JSON)) $(ARGS)
+
+bench-events: $(STAMP) ## measure the relay, from the outbox to Kafka (JSON=path, ARGS="--quick")
+	@$(BIN)/python -m tests.bench.events $(if $(JSON),--json-to $(JSON)) $(ARGS)
 
 $(BENCH_STAMP): requirements-bench.lock | $(STAMP)
 	@test -x $(BENCH_VENV)/bin/python || { echo "making $(BENCH_VENV)"; $(PYTHON) -m venv $(BENCH_VENV); }

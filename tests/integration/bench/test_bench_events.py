@@ -1,0 +1,49 @@
+"""The relay's benchmark runs, in small, and its counts fit together; the figures are nobody's assertion."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.events.figures import ROWS
+
+# `kafka_jars`: it starts a broker of its own.
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+async def measured(tmp_path_factory: pytest.TempPathFactory, kafka_jars: Path) -> dict[str, Any]:
+    """The figures of one quick run, and what it printed."""
+    assert kafka_jars.parent == ROOT / ".sagacity"  # the benchmark takes them from there
+    figures = tmp_path_factory.mktemp("bench") / "figures.json"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.bench.events", "--quick", "--json-to", str(figures)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},  # noqa: TID251 - handed on to the child
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    written: dict[str, Any] = json.loads(figures.read_text("utf-8"))
+    return written | {"printed": output.decode()}
+
+
+def test_the_benchmark_of_the_relay_writes_the_promised_keys(measured: dict[str, Any]) -> None:
+    keys = {row.key for row in ROWS}
+    assert {"events_per_second", "drain_200000_seconds", "resident_memory_growth_mib"} <= keys
+    assert keys <= set(measured)
+    may_be_nothing = {"lost", "double", "resident_memory_growth_mib", "relay_us", "postgres_us", "kafka_us"}
+    assert all(measured[key] > 0 for key in keys - may_be_nothing)
+    assert "events/s" in measured["printed"]
+
+
+def test_every_event_of_the_benchmark_is_in_kafka_once(measured: dict[str, Any]) -> None:
+    assert (measured["lost"], measured["double"]) == (0, 0)
