@@ -308,6 +308,13 @@ async def test_only_the_orchestrator_moves_money(clients: Clients) -> None:
             )
 
 
+async def test_a_webhook_is_the_gateways_to_hand_on_and_the_providers_to_sign(clients: Clients) -> None:
+    request = payments_pb2.HandleProviderWebhookRequest(provider="simulated", body=b"{}", signature="t=1")
+    found = [await clients.refusal(name, "HandleProviderWebhook", request) for name in SERVICES]
+    denied = ("PERMISSION_DENIED", "NOT_ALLOWED")
+    assert found == [("INVALID_ARGUMENT", "BAD_SIGNATURE"), denied, denied]
+
+
 async def test_a_customer_sees_and_changes_only_what_is_theirs(clients: Clients) -> None:
     owner, stranger = customer(), customer()
     request = await charge_request(clients, owner)
