@@ -28,11 +28,15 @@ REFUNDS = """
         SELECT coalesce(jsonb_object_agg(line ->> 'sku', line -> 'quantity'), '{}')
         FROM jsonb_array_elements(lines) AS line
     ) AS units FROM order_refund"""
-REFUNDS_MADE = "SELECT id::text, amount_minor FROM refund WHERE state = 'DONE'"
+REFUNDS_MADE = """
+    SELECT id::text, amount_minor FROM refund WHERE state = 'DONE'
+    UNION ALL SELECT id::text, amount_minor FROM provider_operation WHERE kind = 'REFUND'"""
+REFUNDS_UNDONE = "SELECT refund_id::text AS id, amount_minor FROM provider_refund WHERE state = 'UNDONE'"
 SAGAS = """
     SELECT saga.id::text, kind, saga.key::text, state, epoch, caller, rpc,
         idempotency.key AS idempotency_key
     FROM saga LEFT JOIN idempotency ON saga_id = saga.id"""
+DEACTIVATED = "SELECT id FROM users WHERE state = 'DEACTIVATED'"
 RESERVATIONS = """
     SELECT order_id::text, state, jsonb_object_agg(sku, quantity) AS lines,
         jsonb_object_agg(sku, returned) AS returned
@@ -57,7 +61,10 @@ class Books:
 
     orders: dict[str, Row]
     refunds: dict[str, Row]  # those that orders have on record
-    refunds_made: dict[str, int]  # minor units, as the payments context has them
+    refunds_made: dict[str, int]  # minor units, as the payments context has them, also those of the provider
+    refunds_undone: dict[
+        str, int
+    ]  # those of the provider whose orders were undone, which are on record beside
     sagas: dict[str, Row]
     order_of_key: dict[tuple[str, str], str]  # (user, idempotency key) → order that was placed with it
     saga_of_request: dict[tuple[str, str, str], str]  # (user, RPC, idempotency key) → saga
@@ -68,6 +75,7 @@ class Books:
     facts: dict[tuple[str, str], int]  # (topic, aggregate) → number of its last fact
     events: list[SeenEvent]
     statistics: defaultdict[str, Counter[str]]  # user → what was counted
+    deactivated: set[str]  # users
 
     def money(self, order_id: str) -> Counter[str]:
         """Return what the provider did for an order, in minor units by kind."""
@@ -94,6 +102,7 @@ async def read_books(suite: Suite) -> Books:
     orders = await rows(suite.dsn("orders"), ORDERS)
     refunds = await rows(suite.dsn("orders"), REFUNDS)
     refunds_made = await rows(suite.dsn("payments"), REFUNDS_MADE)
+    refunds_undone = await rows(suite.dsn("orders"), REFUNDS_UNDONE)
     sagas = await rows(suite.dsn("sagas"), SAGAS)
     reservations = await rows(suite.dsn("inventory"), RESERVATIONS)
     payments: defaultdict[str, list[str]] = defaultdict(list)
@@ -107,6 +116,7 @@ async def read_books(suite: Suite) -> Books:
         orders={row["id"]: row for row in orders},
         refunds={row["id"]: row for row in refunds},
         refunds_made={row["id"]: row["amount_minor"] for row in refunds_made},
+        refunds_undone={row["id"]: row["amount_minor"] for row in refunds_undone},
         sagas={row["id"]: row for row in sagas},
         order_of_key={
             (row["caller"], row["idempotency_key"]): row["key"] for row in sagas if row["rpc"] == "PlaceOrder"
@@ -121,6 +131,7 @@ async def read_books(suite: Suite) -> Books:
         facts=await _facts(suite),
         events=[*await events_in_kafka(suite), *await _unpublished(suite)],
         statistics=await _statistics(suite),
+        deactivated=set(await select(suite.dsn("users"), DEACTIVATED)),
     )
 
 

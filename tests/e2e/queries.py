@@ -14,6 +14,10 @@ QUERIES: dict[str, dict[str, str]] = {
         "I8": """
             SELECT id FROM orders WHERE refunded_minor > coalesce(total_minor, 0) OR refunded_minor <> (
                 SELECT coalesce(sum(amount_minor), 0) FROM order_refund WHERE order_id = orders.id)""",
+        "I23": "SELECT aggregate FROM inbox WHERE halted UNION ALL SELECT aggregate FROM dead_letter",
+        "I28": """
+            SELECT id FROM orders JOIN customer USING (user_id)
+            WHERE deactivate_time IS NOT NULL AND state IN ('PENDING', 'CONFIRMED')""",
         "I19": """
             SELECT coalesce(o.id, h.order_id) FROM orders o FULL JOIN (
                 SELECT order_id, count(*) AS facts, min(sequence) AS first, max(sequence) AS last,

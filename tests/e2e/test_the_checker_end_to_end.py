@@ -174,6 +174,13 @@ PLANTED = [
         "UPDATE order_refund SET sequence = sequence - 50",
         "I19",
     ),
+    # What a customer has who is deactivated.
+    (
+        "orders",
+        "UPDATE customer SET deactivate_time = '2026-01-01' WHERE deactivate_time IS NULL",
+        "UPDATE customer SET deactivate_time = NULL WHERE deactivate_time = '2026-01-01'",
+        "I28",
+    ),
     # Units that came back without a refund of them, or that came back twice.
     (
         "orders",
