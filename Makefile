@@ -12,14 +12,17 @@ WITH_PLUGINS := PATH="$(CURDIR)/$(BIN):$$PATH"
 # What `make run ARGS="--port 9000"` hands on, and `make test ARGS="-k orders"`.
 ARGS ?=
 
+# What others compiled against: an image of the protos, made by release-protos.
+RELEASED := protos/released.binpb
+
 # The rival of bench-engine has a venv of its own: nothing else needs it.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo sagacity test chaos lint fmt gen lock migrate bench bench-engine bench-events
+.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos lock migrate bench bench-engine bench-events
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Made once, and again when the lock changes: the locked packages, and the project's own folders on the path.
 $(STAMP): requirements.lock
@@ -46,21 +49,32 @@ test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
 chaos: $(STAMP) ## the full figures under faults, more than an hour (JSON=path writes what was seen, ARGS="-k crash")
 	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
 
-lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs
+lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs and of the catalogue of events
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against $(RELEASED)
 	@stubs=$$(mktemp -d) && trap 'rm -rf "$$stubs"' EXIT && $(WITH_PLUGINS) $(BIN)/python protos/generate.py "$$stubs" \
 		&& diff -r -x __pycache__ "$$stubs" protos/gen || { echo "the stubs are stale: make gen" >&2; exit 1; }
+	@page=$$(mktemp) && trap 'rm -f "$$page"' EXIT && $(BIN)/python -m protos.catalogue "$$page" \
+		&& diff "$$page" docs/events.md || { echo "the catalogue of events is stale: make gen" >&2; exit 1; }
 
 fmt: $(STAMP) ## format the code, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gen: $(STAMP) ## generate the stubs of the protos
+gen: $(STAMP) ## generate the stubs of the protos, and the catalogue of events in docs/events.md
 	$(WITH_PLUGINS) $(BIN)/python protos/generate.py
+	$(BIN)/python -m protos.catalogue
+
+golden: $(STAMP) ## keep the bytes of events that are new or gained fields; what is kept never changes
+	$(BIN)/python -m protos.golden
+	$(BIN)/python -m protos.catalogue
+
+release-protos: $(STAMP) ## call the protos released: `make lint` refuses what breaks them from now on
+	$(BIN)/buf build --exclude-source-info --output $(RELEASED)
 
 lock: $(STAMP) ## resolve pyproject.toml into the two locks, with hashes
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
