@@ -12,7 +12,7 @@ ROWS = (
     Row("events_per_second_worst", "  the worst round"),
     Row("drain_200000_per_second", "a backlog drains: events/s", at_least=5_000),
     Row("drain_200000_seconds", "  in", " s"),
-    Row("resident_memory_growth_mib", "  memory of the process that it adds at most", " MiB", at_most=16),
+    Row("resident_memory_growth_mib", "  memory of the process that it adds at most", " MiB", at_most=8),
     Row("lost", "events that are not in Kafka, all rounds", at_most=0),
     Row("double", "events that are in Kafka twice, all rounds", at_most=0),
     Row("relay_us", "processor time of one event: the relay", " us"),
