@@ -148,7 +148,8 @@ async def _facts(suite: Suite) -> dict[tuple[str, str], int]:
     numbered = {
         "users": "SELECT id::text, version AS last FROM users",
         "inventory": """
-            SELECT id::text, sequence AS last FROM reservation UNION ALL SELECT sku, sequence FROM product""",
+            SELECT id::text, sequence AS last FROM reservation
+            UNION ALL SELECT sku, event_sequence FROM stock""",
         "payments": "SELECT id::text, sequence AS last FROM payment WHERE sequence > 0",
         "orders": """
             SELECT order_id::text AS id, max(sequence) AS last FROM (

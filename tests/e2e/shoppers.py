@@ -272,15 +272,14 @@ class Market:
         )
         return await self._stack.enter_async_context(client)
 
-    async def product(self, stock: int) -> str:
+    async def product(self, stock: int, *, low_below: int = 0) -> str:
         """Return the SKU of a new product with so many units, of `PRICE_MINOR` each."""
         sku = f"E2E-{new_id()}".upper()
         async with Rest(self.suite.gateway_url) as admin:
             await admin.log_in(ADMIN_EMAIL, self.suite.password("admin"))
             price = {"currency": CURRENCY, "amount_minor": PRICE_MINOR}
-            await admin.post(
-                "/products", {"sku": sku, "name": "Thing", "unit_price": price}, key=f"new-{sku}"
-            )
+            product = {"sku": sku, "name": "Thing", "unit_price": price, "low_stock_threshold": low_below}
+            await admin.post("/products", product, key=f"new-{sku}")
             delta = {"delta": stock, "reason": "test"}
             await admin.post(f"/products/{sku}/stock-adjustments", delta, key=f"stock-{sku}")
         return sku

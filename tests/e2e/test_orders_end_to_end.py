@@ -37,7 +37,7 @@ async def reservation_states(market: Market, order_id: str) -> list[str]:
 
 async def test_an_order_is_confirmed_sold_paid_and_told_of(market: Market) -> None:
     """P1, P7, I6, I20, I23."""
-    shopper, sku = await market.shopper(), await market.product(stock=5)
+    shopper, sku = await market.shopper(), await market.product(stock=5, low_below=4)
     answer = await shopper.place({sku: 2})
     assert (answer.status, answer.json["state"]) == (201, "confirmed")
     order_id, total = answer.json["id"], answer.json["total"]
@@ -53,17 +53,20 @@ async def test_an_order_is_confirmed_sold_paid_and_told_of(market: Market) -> No
     )
     assert (statistics["orders_placed"], statistics["orders_rejected"]) == (1, 0)
     assert statistics["amount_spent"] == [total]
-    ids = {order_id, answer.json["payment_id"], answer.json["reservation_id"]}
+    ids = {order_id, answer.json["payment_id"], answer.json["reservation_id"], sku}
 
     async def told() -> set[str]:
         return {event.type for event in await events_in_kafka(market.suite) if event.aggregate in ids}
 
-    assert await eventually(told, until=lambda types: len(types) == 5) == {
+    assert await eventually(told, until=lambda types: len(types) == 8) == {
         "sagacity.orders.v1.OrderPlaced",
         "sagacity.orders.v1.OrderConfirmed",
         "sagacity.payments.v1.PaymentCharged",
         "sagacity.inventory.v1.StockReserved",
         "sagacity.inventory.v1.StockCommitted",
+        "sagacity.inventory.v1.ProductCreated",
+        "sagacity.inventory.v1.StockLow",
+        "sagacity.inventory.v1.StockBack",
     }
 
 
