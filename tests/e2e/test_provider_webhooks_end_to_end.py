@@ -18,7 +18,6 @@ from deploy.local.programs import WEBHOOK_SECRET
 from deploy.local.suite import EMBEDDED, Suite
 from services.payments.simulated_dashboard import AUTHORIZATION_EXPIRED, DISPUTE, Made, SimulatedDashboard
 from services.payments.webhooks import sign
-from tests.conftest import kafka_source
 from tests.e2e.books import rows
 from tests.e2e.eventually import eventually
 from tests.e2e.invariants import prove_everything
@@ -55,13 +54,11 @@ class Provider:
 
 
 @pytest.fixture(scope="module")
-async def provider(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Provider]:
-    kafka = str(request.getfixturevalue("kafka_bootstrap_servers")) if kafka_source() else EMBEDDED
+async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Provider]:
     suite = Suite(
         tmp_path_factory.mktemp("provider-suite"),
-        kafka=kafka,
+        # Not the session's broker: its consumers would share their groups, and the events, with the market's.
+        kafka=EMBEDDED,
         orchestrators=1,
         overrides={"orchestrator": MANUAL},
         fsync=False,
