@@ -50,6 +50,14 @@ class UserNotActiveError(UsersError):
     """The user is blocked or gone."""
 
 
+class NotAnAdminError(UsersError):
+    """The caller's token says admin, and the account says otherwise by now."""
+
+
+class LastAdminError(UsersError):
+    """Without this user nobody would be an active admin."""
+
+
 class TooManyAddressesError(UsersError):
     """The address book is full."""
 
@@ -58,9 +66,16 @@ class BusyError(UsersError):
     """More passwords wait for their check than this process works off in reasonable time."""
 
 
+class NeverSpentError(Exception):
+    """Money goes back that was never counted as spent: a fact about the order is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person with an account. The password's hash is no part of it and stays in the store."""
+    """A person with an account. The password's hash is no part of it and stays in the store.
+
+    Of one that was deactivated `email` and `display_name` are empty.
+    """
 
     id: UUID
     email: str
@@ -68,6 +83,12 @@ class User:
     role: Role
     state: UserState
     create_time: datetime
+    deactivate_time: datetime | None = None
+
+    @property
+    def is_active_admin(self) -> bool:
+        """Whether the user may do now what admins may."""
+        return self.role is Role.ADMIN and self.state is UserState.ACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +123,27 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class CustomerStatistics:
-    """What a customer ordered and spent; the amounts in the order of their currency codes."""
+    """What a customer ordered, and spent less what went back; amounts in the order of their currencies."""
 
     user_id: UUID
     orders_placed: int = 0
     orders_confirmed: int = 0
     orders_rejected: int = 0
+    orders_cancelled: int = 0
     amount_spent: Sequence[Money] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StatisticsChange:
-    """What one fact about an order adds to the statistics of its customer."""
+    """What one fact about an order adds to its customer's statistics; `spent` or `returned`, never both."""
 
     user_id: UUID
     placed: int = 0
     confirmed: int = 0
     rejected: int = 0
+    cancelled: int = 0
     spent: Money | None = None
+    returned: Money | None = None
 
 
 def normal_email(email: str) -> str:
@@ -140,6 +164,27 @@ def require_active(state: UserState) -> None:
     """
     if state is not UserState.ACTIVE:
         raise UserNotActiveError
+
+
+def require_not_deactivated(state: UserState) -> None:
+    """Passes for the state of a user whose account can be changed.
+
+    Raises:
+        UserNotActiveError: for DEACTIVATED, which is for good.
+    """
+    if state is UserState.DEACTIVATED:
+        raise UserNotActiveError
+
+
+def left_of(total: Money, refunded: Money) -> Money:
+    """What is left of an order's money after what went back.
+
+    Raises:
+        ValueError: more went back than there was.
+    """
+    if not 0 <= refunded.minor_units <= total.minor_units:
+        raise ValueError("more went back than the order's total")
+    return Money(total.currency_code, total.minor_units - refunded.minor_units)
 
 
 def require_room_for_an_address(addresses_now: int) -> None:

@@ -21,6 +21,8 @@ from services.users.domain import (
     BusyError,
     CustomerStatistics,
     EmailTakenError,
+    LastAdminError,
+    NotAnAdminError,
     PostalAddress,
     Role,
     TooManyAddressesError,
@@ -38,7 +40,8 @@ BUSY_RETRY_AFTER = timedelta(seconds=1)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 # Roles as identity tokens spell them.
-STAFF = frozenset({"support", "admin"})
+ADMINS = frozenset({"admin"})
+STAFF = ADMINS | {"support"}
 ANY_USER = STAFF | {"customer"}
 GATEWAY = frozenset({"gateway"})
 EVERY_SERVICE = frozenset({"users", "inventory", "payments", "orders", "orchestrator", "gateway", "operator"})
@@ -47,7 +50,8 @@ POLICIES: Mapping[str, Allow] = {
     "Register": Allow(GATEWAY),
     "Login": Allow(GATEWAY),
     "GetUser": Allow(GATEWAY, ANY_USER),
-    "SetRole": Allow(GATEWAY, frozenset({"admin"})),
+    "SetRole": Allow(GATEWAY, ADMINS),
+    "DeactivateUser": Allow(GATEWAY, ANY_USER),
     "AddAddress": Allow(GATEWAY, ANY_USER),
     "ListAddresses": Allow(GATEWAY, ANY_USER),
     "AssertCanOrder": Allow(frozenset({"orchestrator"})),
@@ -60,7 +64,9 @@ FAULTS: Mapping[type[UsersError], tuple[FaultKind, str, str]] = {
     BadCredentialsError: (FaultKind.UNAUTHENTICATED, "BAD_CREDENTIALS", "e-mail or password is wrong"),
     UserNotFoundError: (FaultKind.NOT_FOUND, "USER_NOT_FOUND", "there is no such user"),
     AddressNotFoundError: (FaultKind.NOT_FOUND, "ADDRESS_NOT_FOUND", "the user has no such address"),
-    UserNotActiveError: (FaultKind.FAILED_PRECONDITION, "USER_NOT_ACTIVE", "the user may not order"),
+    UserNotActiveError: (FaultKind.FAILED_PRECONDITION, "USER_NOT_ACTIVE", "the user is not active"),
+    NotAnAdminError: (FaultKind.PERMISSION_DENIED, "NOT_ALLOWED", "the caller is no admin any more"),
+    LastAdminError: (FaultKind.FAILED_PRECONDITION, "LAST_ADMIN", "nobody else is an active admin"),
     TooManyAddressesError: (FaultKind.FAILED_PRECONDITION, "TOO_MANY_ADDRESSES", "the address book is full"),
     BusyError: (FaultKind.RESOURCE_EXHAUSTED, "BUSY", "too many log-ins at once; try again"),
 }
@@ -102,14 +108,22 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
     @override
     async def GetUser(self, request: users_pb2.GetUserRequest, context: Context) -> users_pb2.GetUserResponse:
         """Reads one user."""
-        user = await self._app.get_user(_own_or_any_for_staff(request.user_id))
+        user = await self._app.get_user(_own_or_any_for(STAFF, request.user_id))
         return users_pb2.GetUserResponse(user=_user(user))
 
     @override
     async def SetRole(self, request: users_pb2.SetRoleRequest, context: Context) -> users_pb2.SetRoleResponse:
         """Changes a user's role."""
-        user = await self._app.set_role(UUID(request.user_id), ROLES[request.role])
+        user = await self._app.set_role(UUID(request.user_id), ROLES[request.role], by=_caller())
         return users_pb2.SetRoleResponse(user=_user(user))
+
+    @override
+    async def DeactivateUser(
+        self, request: users_pb2.DeactivateUserRequest, context: Context
+    ) -> users_pb2.DeactivateUserResponse:
+        """Closes an account for good."""
+        user = await self._app.deactivate(_own_or_any_for(ADMINS, request.user_id), by=_caller())
+        return users_pb2.DeactivateUserResponse(user=_user(user))
 
     @override
     async def AddAddress(
@@ -126,7 +140,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         self, request: users_pb2.ListAddressesRequest, context: Context
     ) -> users_pb2.ListAddressesResponse:
         """Lists the addresses of a user."""
-        book = await self._app.list_addresses(_own_or_any_for_staff(request.user_id))
+        book = await self._app.list_addresses(_own_or_any_for(STAFF, request.user_id))
         return users_pb2.ListAddressesResponse(addresses=[_user_address(entry) for entry in book])
 
     @override
@@ -142,7 +156,7 @@ class UsersServicer(users_pb2_grpc.UsersServicer):
         self, request: users_pb2.GetCustomerStatisticsRequest, context: Context
     ) -> users_pb2.GetCustomerStatisticsResponse:
         """Reads what a customer ordered and spent."""
-        statistics = await self._app.get_statistics(_own_or_any_for_staff(request.user_id))
+        statistics = await self._app.get_statistics(_own_or_any_for(STAFF, request.user_id))
         return users_pb2.GetCustomerStatisticsResponse(statistics=_statistics(statistics))
 
     @override
@@ -161,10 +175,17 @@ def _own(user_id: str) -> UUID:
     return wanted
 
 
-def _own_or_any_for_staff(user_id: str) -> UUID:
-    if current_caller().role in STAFF:
+def _own_or_any_for(roles: frozenset[str], user_id: str) -> UUID:
+    if current_caller().role in roles:
         return UUID(user_id)
     return _own(user_id)
+
+
+def _caller() -> UUID:
+    caller = current_caller().user_id
+    # The policies of these methods let nobody in who acts for no user.
+    assert caller is not None
+    return caller
 
 
 ROLES: Mapping[int, Role] = {
@@ -177,6 +198,7 @@ STATE_NUMBERS = {state: users_pb2.UserState.Value(f"USER_STATE_{state}") for sta
 
 
 def _user(user: User) -> users_pb2.User:
+    gone = user.deactivate_time
     return users_pb2.User(
         id=str(user.id),
         email=user.email,
@@ -184,6 +206,7 @@ def _user(user: User) -> users_pb2.User:
         role=ROLE_NUMBERS[user.role],
         state=STATE_NUMBERS[user.state],
         create_time=to_timestamp(user.create_time),
+        deactivate_time=None if gone is None else to_timestamp(gone),
     )
 
 
@@ -223,6 +246,7 @@ def _statistics(statistics: CustomerStatistics) -> users_pb2.CustomerStatistics:
         orders_placed=statistics.orders_placed,
         orders_confirmed=statistics.orders_confirmed,
         orders_rejected=statistics.orders_rejected,
+        orders_cancelled=statistics.orders_cancelled,
         amount_spent=[
             money_pb2.Money(currency_code=amount.currency_code, minor_units=amount.minor_units)
             for amount in statistics.amount_spent

@@ -1,89 +1,46 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from uuid import UUID
 
 import pytest
-from joserfc.jwk import OKPKey
+from psycopg.errors import CheckViolation
 from typing_extensions import override
 
 from chassis.ids import new_id
-from chassis.postgres import Database, Row, statement
+from chassis.postgres import Database
 from sagacity.users.v1 import events_pb2
 from services.users.app import Users, record_order_fact
-from services.users.credentials import AccessTokens, Passwords
+from services.users.credentials import Passwords
 from services.users.domain import (
     MAX_ADDRESSES_PER_USER,
     AddressNotFoundError,
     BadCredentialsError,
     CustomerStatistics,
     EmailTakenError,
+    LastAdminError,
     Money,
-    PostalAddress,
+    NeverSpentError,
+    NotAnAdminError,
     Role,
     StatisticsChange,
     TooManyAddressesError,
-    User,
     UserNotActiveError,
     UserNotFoundError,
     UserState,
 )
+from tests.integration.users.accounts import (
+    ADDRESS,
+    PASSWORD,
+    admin_of,
+    new_email,
+    nobody_is_admin,
+    registered,
+    rows,
+    set_state,
+)
 
 pytestmark = pytest.mark.integration
-
-PASSWORD = "correct horse battery"
-ADDRESS = PostalAddress("Ada Lovelace", "12 St James's Square", "", "London", "", "SW1Y 4JH", "GB")
-
-
-class TickingClock:
-    """A second passes at each look, so that what is made later is later."""
-
-    def __init__(self) -> None:
-        self._now = datetime(2026, 3, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        self._now += timedelta(seconds=1)
-        return self._now
-
-
-@pytest.fixture(scope="module")
-async def database(new_database: Callable[[str], str]) -> AsyncIterator[Database]:
-    opened = await Database.open(new_database("services.users"), application_name="test-users")
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture(scope="module")
-async def app(database: Database) -> AsyncIterator[Users]:
-    passwords = Passwords()
-    clock = TickingClock()
-    key = OKPKey.generate_key("Ed25519").as_pem(private=True).decode()
-    yield Users(
-        database=database,
-        passwords=passwords,
-        tokens=AccessTokens(key, clock=clock, new_id=new_id),
-        clock=clock,
-        new_id=new_id,
-        published=lambda: None,
-    )
-    passwords.close()
-
-
-def new_email() -> str:
-    return f"{new_id()}@example.com"
-
-
-async def registered(app: Users) -> User:
-    return await app.register(email=new_email(), password=PASSWORD, display_name="Ada")
-
-
-async def rows(database: Database, sql: str, **params: object) -> list[Row]:
-    return await database.fetch(statement("test_query", sql), params)
-
-
-async def set_state(database: Database, user: User, state: UserState) -> None:
-    await rows(database, "UPDATE users SET state = %(s)s WHERE id = %(id)s", id=user.id, s=state.value)
 
 
 async def count(database: Database, *changes: StatisticsChange) -> None:
@@ -178,23 +135,46 @@ async def test_who_is_not_active_cannot_log_in(app: Users, database: Database, s
 
 
 async def test_a_role_can_be_changed(app: Users) -> None:
-    user = await registered(app)
-    changed = await app.set_role(user.id, Role.SUPPORT)
+    user, admin = await registered(app), await admin_of(app)
+    changed = await app.set_role(user.id, Role.SUPPORT, by=admin.id)
     assert changed == replace(user, role=Role.SUPPORT)
     assert await app.get_user(user.id) == changed
 
 
+async def test_the_last_active_admin_stays_one(app: Users, database: Database) -> None:
+    await nobody_is_admin(database)
+    admin, blocked = await admin_of(app), await admin_of(app)
+    await set_state(database, blocked, UserState.BLOCKED)
+    with pytest.raises(LastAdminError):
+        await app.set_role(admin.id, Role.SUPPORT, by=admin.id)
+    assert await app.set_role(admin.id, Role.ADMIN, by=admin.id) == admin
+    await admin_of(app)
+    assert (await app.set_role(admin.id, Role.SUPPORT, by=admin.id)).role is Role.SUPPORT
+
+
+async def test_who_is_no_admin_any_more_changes_no_role(app: Users, database: Database) -> None:
+    user, demoted, blocked = await registered(app), await admin_of(app), await admin_of(app)
+    await app.set_role(demoted.id, Role.CUSTOMER, by=blocked.id)
+    await set_state(database, blocked, UserState.BLOCKED)
+    for caller in (demoted.id, blocked.id, user.id, new_id()):
+        with pytest.raises(NotAnAdminError):
+            await app.set_role(user.id, Role.ADMIN, by=caller)
+    assert await app.get_user(user.id) == user
+
+
 async def test_an_unknown_user_is_not_found_by_any_use_case(app: Users) -> None:
-    nobody = new_id()
+    nobody, admin = new_id(), await admin_of(app)
     for call in (
-        app.get_user(nobody),
-        app.set_role(nobody, Role.ADMIN),
-        app.add_address(nobody, new_id(), ADDRESS),
-        app.list_addresses(nobody),
-        app.assert_can_order(nobody, new_id()),
+        lambda: app.get_user(nobody),
+        lambda: app.set_role(nobody, Role.ADMIN, by=admin.id),
+        lambda: app.deactivate(nobody, by=admin.id),
+        lambda: app.deactivate(nobody, by=nobody),
+        lambda: app.add_address(nobody, new_id(), ADDRESS),
+        lambda: app.list_addresses(nobody),
+        lambda: app.assert_can_order(nobody, new_id()),
     ):
         with pytest.raises(UserNotFoundError):
-            await call
+            await call()
 
 
 async def test_an_address_book_is_listed_oldest_first(app: Users) -> None:
@@ -288,6 +268,40 @@ async def test_statistics_add_up_per_currency_also_for_an_unknown_user(
         orders_confirmed=3,
         orders_rejected=1,
         amount_spent=(Money("EUR", 1235), Money("USD", 500)),
+    )
+
+
+async def test_what_goes_back_is_taken_from_its_currency(app: Users, database: Database) -> None:
+    customer: UUID = new_id()
+    await count(
+        database,
+        StatisticsChange(customer, placed=2, confirmed=2, spent=Money("EUR", 1000)),
+        StatisticsChange(customer, confirmed=1, spent=Money("USD", 500)),
+        StatisticsChange(customer, returned=Money("EUR", 300)),
+        StatisticsChange(customer, cancelled=1, returned=Money("USD", 500)),
+    )
+    assert await app.get_statistics(customer) == CustomerStatistics(
+        customer,
+        orders_placed=2,
+        orders_confirmed=3,
+        orders_cancelled=1,
+        amount_spent=(Money("EUR", 700), Money("USD", 0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "error"),
+    [(Money("USD", 1), NeverSpentError), (Money("EUR", 1001), CheckViolation)],
+)
+async def test_what_was_never_spent_does_not_go_back(
+    app: Users, database: Database, returned: Money, error: type[Exception]
+) -> None:
+    customer: UUID = new_id()
+    await count(database, StatisticsChange(customer, confirmed=1, spent=Money("EUR", 1000)))
+    with pytest.raises(error):
+        await count(database, StatisticsChange(customer, cancelled=1, returned=returned))
+    assert await app.get_statistics(customer) == CustomerStatistics(
+        customer, orders_confirmed=1, amount_spent=(Money("EUR", 1000),)
     )
 
 

@@ -1,13 +1,12 @@
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
 import pytest
 from joserfc import jwt
-from joserfc.jwk import KeySet, OKPKey
+from joserfc.jwk import KeySet
 
-from chassis.clock import SystemClock
 from chassis.errors import Fault
 from chassis.grpc_client import Connection
 from chassis.grpc_server import build_server
@@ -18,11 +17,10 @@ from sagacity.common.v1.postal_address_pb2 import PostalAddress
 from sagacity.users.v1 import users_pb2, users_pb2_grpc
 from services.users import rpc
 from services.users.app import Users
-from services.users.credentials import AccessTokens, Passwords
+from tests.integration.users.accounts import PASSWORD, admin_of, nobody_is_admin
 
 pytestmark = pytest.mark.integration
 
-PASSWORD = "correct horse battery"
 TIMEOUT_SECONDS = 10.0
 ADDRESS = PostalAddress(recipient="Ada", line1="12 St James's Square", city="London", country_code="GB")
 NOBODY = UUID("01890000-0000-7000-8000-00000000dead")
@@ -43,33 +41,18 @@ class Client:
 
 @dataclass(frozen=True)
 class Clients:
+    """What the tests have of the users service: it through each service, and its use cases."""
+
+    app: Users
     gateway: Client
     orchestrator: Client
     orders: Client
 
 
 @pytest.fixture(scope="module")
-async def database(new_database: Callable[[str], str]) -> AsyncIterator[Database]:
-    opened = await Database.open(new_database("services.users"), application_name="test-users-grpc")
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture(scope="module")
-async def clients(database: Database) -> AsyncIterator[Clients]:
+async def clients(app: Users) -> AsyncIterator[Clients]:
     pairs = {name: new_key_pair(name) for name in ("gateway", "orchestrator", "orders")}
     verifier = Verifier({"keys": [public for _, public in pairs.values()]})
-    passwords = Passwords()
-    clock = SystemClock()
-    signing_key = OKPKey.generate_key("Ed25519").as_pem(private=True).decode()
-    app = Users(
-        database=database,
-        passwords=passwords,
-        tokens=AccessTokens(signing_key, clock=clock, new_id=new_id),
-        clock=clock,
-        new_id=new_id,
-        published=lambda: None,
-    )
     server = build_server(
         domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
     )
@@ -80,12 +63,11 @@ async def clients(database: Database) -> AsyncIterator[Clients]:
         connection = Connection(f"127.0.0.1:{port}", ServiceIdentity(name, pairs[name][0]))
         return Client(connection, users_pb2_grpc.UsersStub(connection.channel))
 
-    made = Clients(client("gateway"), client("orchestrator"), client("orders"))
+    made = Clients(app, client("gateway"), client("orchestrator"), client("orders"))
     yield made
     for each in (made.gateway, made.orchestrator, made.orders):
         await each.connection.close()
     await server.stop()
-    passwords.close()
 
 
 async def registered(clients: Clients) -> tuple[users_pb2.User, Caller]:
@@ -95,6 +77,10 @@ async def registered(clients: Clients) -> tuple[users_pb2.User, Caller]:
     reply = await clients.gateway.call("Register", request)
     assert isinstance(reply, users_pb2.RegisterResponse)
     return reply.user, Caller("gateway", UUID(reply.user.id), "customer")
+
+
+async def admin(clients: Clients) -> Caller:
+    return Caller("gateway", (await admin_of(clients.app)).id, "admin")
 
 
 async def refusal(
@@ -111,6 +97,7 @@ def every_request(user_id: str) -> dict[str, object]:
         "Login": users_pb2.LoginRequest(email="m@example.com", password=PASSWORD),
         "GetUser": users_pb2.GetUserRequest(user_id=user_id),
         "SetRole": users_pb2.SetRoleRequest(user_id=user_id, role=users_pb2.ROLE_SUPPORT),
+        "DeactivateUser": users_pb2.DeactivateUserRequest(user_id=user_id),
         "AddAddress": users_pb2.AddAddressRequest(user_id=user_id, request_id=str(new_id()), address=ADDRESS),
         "ListAddresses": users_pb2.ListAddressesRequest(user_id=user_id),
         "AssertCanOrder": users_pb2.AssertCanOrderRequest(user_id=user_id, address_id=str(new_id())),
@@ -158,7 +145,9 @@ async def test_a_customer_sees_themself(clients: Clients) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["GetUser", "AddAddress", "ListAddresses", "GetCustomerStatistics"])
+@pytest.mark.parametrize(
+    "method", ["GetUser", "DeactivateUser", "AddAddress", "ListAddresses", "GetCustomerStatistics"]
+)
 async def test_somebody_else_is_not_found_just_like_nobody(clients: Clients, method: str) -> None:
     user, _ = await registered(clients)
     _, stranger = await registered(clients)
@@ -182,9 +171,72 @@ async def test_only_an_admin_changes_a_role(clients: Clients) -> None:
     request = users_pb2.SetRoleRequest(user_id=user.id, role=users_pb2.ROLE_ADMIN)
     for refused in (caller, Caller("gateway", NOBODY, "support"), None):
         assert (await refusal(clients.gateway, "SetRole", request, refused))[0] == "PERMISSION_DENIED"
-    changed = await clients.gateway.call("SetRole", request, Caller("gateway", NOBODY, "admin"))
+    not_by_token_alone = ("PERMISSION_DENIED", "NOT_ALLOWED", "sagacity.users")
+    stale = Caller("gateway", NOBODY, "admin")
+    assert await refusal(clients.gateway, "SetRole", request, stale) == not_by_token_alone
+    changed = await clients.gateway.call("SetRole", request, await admin(clients))
     assert isinstance(changed, users_pb2.SetRoleResponse)
     assert changed.user.role == users_pb2.ROLE_ADMIN
+
+
+async def test_a_user_deactivates_themself_and_only_what_is_not_personal_stays(clients: Clients) -> None:
+    user, caller = await registered(clients)
+    requests = every_request(user.id)
+    await clients.gateway.call("AddAddress", requests["AddAddress"], caller)
+    reply = await clients.gateway.call("DeactivateUser", requests["DeactivateUser"], caller)
+    assert isinstance(reply, users_pb2.DeactivateUserResponse)
+    assert reply.user == users_pb2.User(
+        id=user.id,
+        role=users_pb2.ROLE_CUSTOMER,
+        state=users_pb2.USER_STATE_DEACTIVATED,
+        create_time=user.create_time,
+        deactivate_time=reply.user.deactivate_time,
+    )
+    assert reply.user.HasField("deactivate_time")
+    assert await clients.gateway.call("DeactivateUser", requests["DeactivateUser"], caller) == reply
+    assert await clients.gateway.call("GetUser", requests["GetUser"], caller) == users_pb2.GetUserResponse(
+        user=reply.user
+    )
+    not_active = ("FAILED_PRECONDITION", "USER_NOT_ACTIVE", "sagacity.users")
+    assert await refusal(clients.gateway, "AddAddress", requests["AddAddress"], caller) == not_active
+    assert await refusal(clients.orchestrator, "AssertCanOrder", requests["AssertCanOrder"]) == not_active
+    assert await refusal(clients.gateway, "SetRole", requests["SetRole"], await admin(clients)) == not_active
+    login = users_pb2.LoginRequest(email=user.email, password=PASSWORD)
+    bad_credentials = ("UNAUTHENTICATED", "BAD_CREDENTIALS", "sagacity.users")
+    assert await refusal(clients.gateway, "Login", login) == bad_credentials
+
+
+async def test_an_admin_deactivates_anybody_and_support_only_themself(clients: Clients) -> None:
+    user, _ = await registered(clients)
+    request = every_request(user.id)["DeactivateUser"]
+    support = Caller("gateway", NOBODY, "support")
+    assert (await refusal(clients.gateway, "DeactivateUser", request, support))[1] == "USER_NOT_FOUND"
+    assert (await refusal(clients.gateway, "DeactivateUser", request))[0] == "PERMISSION_DENIED"
+    stale = Caller("gateway", NOBODY, "admin")
+    assert (await refusal(clients.gateway, "DeactivateUser", request, stale))[1] == "NOT_ALLOWED"
+    reply = await clients.gateway.call("DeactivateUser", request, await admin(clients))
+    assert isinstance(reply, users_pb2.DeactivateUserResponse)
+    assert reply.user.state == users_pb2.USER_STATE_DEACTIVATED
+
+
+async def test_the_last_admin_is_told_why_they_cannot_go(clients: Clients, database: Database) -> None:
+    await nobody_is_admin(database)
+    last = await admin(clients)
+    for method in ("DeactivateUser", "SetRole"):
+        request = every_request(str(last.user_id))[method]
+        assert await refusal(clients.gateway, method, request, last) == (
+            "FAILED_PRECONDITION",
+            "LAST_ADMIN",
+            "sagacity.users",
+        )
+
+
+@pytest.mark.parametrize("method", ["DeactivateUser", "SetRole"])
+async def test_what_is_no_user_id_is_named(clients: Clients, method: str) -> None:
+    with pytest.raises(Fault) as caught:
+        await clients.gateway.call(method, every_request("me")[method], Caller("gateway", NOBODY, "admin"))
+    assert caught.value.kind.value == "INVALID_ARGUMENT"
+    assert {detail.subject for detail in caught.value.fields} == {"user_id"}
 
 
 async def test_each_service_calls_what_it_needs_and_nothing_else(clients: Clients) -> None:

@@ -11,8 +11,8 @@ from chassis.inbox import Inbox
 from chassis.postgres import Database
 from sagacity.common.v1.money_pb2 import Money as MoneyMessage
 from sagacity.orders.v1 import events_pb2
-from services.users import store
 from services.users.domain import CustomerStatistics, Money
+from services.users.store.statistics import statistics_of_user
 from services.users.subscriber import CONSUMER_GROUP, HANDLERS, TOPIC
 
 pytestmark = pytest.mark.integration
@@ -73,7 +73,7 @@ async def test_facts_that_are_delivered_twice_count_once(database: Database, inb
     ]
     await inbox.apply(delivery)
     await inbox.apply(delivery)
-    assert await store.statistics_of_user(database, customer) == CustomerStatistics(
+    assert await statistics_of_user(database, customer) == CustomerStatistics(
         customer, orders_placed=2, orders_confirmed=1, orders_rejected=1, amount_spent=(Money("EUR", 1234),)
     )
 
@@ -82,7 +82,7 @@ async def test_a_fact_that_comes_again_in_its_own_batch_counts_once(database: Da
     customer, order_id = new_id(), new_id()
     fact = placed(order_id, customer)
     await inbox.apply([fact, fact])
-    assert await store.statistics_of_user(database, customer) == CustomerStatistics(customer, orders_placed=1)
+    assert await statistics_of_user(database, customer) == CustomerStatistics(customer, orders_placed=1)
 
 
 async def test_a_fact_without_a_customer_is_an_error_and_counts_for_nobody(inbox: Inbox) -> None:

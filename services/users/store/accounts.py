@@ -1,33 +1,22 @@
-"""The statements of this context by name. They take a transaction or a database, and never commit."""
+"""Accounts and their address books."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from uuid import UUID
 
-from chassis.postgres import Row, Statement, Transaction, statement
+from chassis.postgres import Row, Transaction, statement
 from services.users.domain import (
     MAX_ADDRESSES_PER_USER,
     AddressNotFoundError,
-    CustomerStatistics,
-    Money,
     PostalAddress,
     Role,
-    StatisticsChange,
     User,
     UserAddress,
     UserNotFoundError,
     UserState,
     require_active,
 )
-
-
-class CanFetch(Protocol):
-    """A database, where a statement is a transaction of its own, or a transaction."""
-
-    async def fetch(self, statement: Statement, params: Mapping[str, Any], /) -> list[Row]:
-        """Runs one statement and returns its rows."""
-        ...
-
+from services.users.store.source import CanFetch
 
 # The insert locks the row; its version is therefore the next sequence of this user's facts.
 INSERT_USER = statement(
@@ -41,24 +30,48 @@ INSERT_USER = statement(
 )
 USER_BY_ID = statement(
     "user_by_id",
-    "SELECT id, email, display_name, role, state, create_time FROM users WHERE id = %(id)s",
+    "SELECT id, email, display_name, role, state, create_time, deactivate_time FROM users WHERE id = %(id)s",
 )
 USER_WITH_PASSWORD = statement(
     "user_with_password",
     """
-    SELECT id, email, display_name, role, state, create_time, password_hash
+    SELECT id, email, display_name, role, state, create_time, deactivate_time, password_hash
     FROM users WHERE email = %(email)s
     """,
 )
 EMAIL_EXISTS = statement("email_exists", "SELECT 1 AS found FROM users WHERE email = %(email)s")
 SET_ROLE = statement(
-    "set_role",
+    "set_role", "UPDATE users SET role = %(role)s::text WHERE id = %(id)s::uuid RETURNING id"
+)
+LOCK_USER = statement(
+    "lock_user",
     """
-    UPDATE users SET role = %(role)s WHERE id = %(id)s
-    RETURNING id, email, display_name, role, state, create_time
+    SELECT id, email, display_name, role, state, create_time, deactivate_time
+    FROM users WHERE id = %(id)s::uuid FOR NO KEY UPDATE
     """,
 )
-LOCK_USER = statement("lock_user", "SELECT id FROM users WHERE id = %(id)s FOR NO KEY UPDATE")
+# Whoever may take an admin away holds it to the end. It is taken after the user's row and nothing
+# that waits comes after it, so two of them never wait in a circle.
+LOCK_ADMINS = statement("lock_admins", "SELECT pg_advisory_xact_lock(hashtextextended('admins', 0))")
+OTHER_ADMIN = statement(
+    "other_admin",
+    """
+    SELECT id FROM users WHERE role = 'ADMIN' AND state = 'ACTIVE' AND id <> %(id)s::uuid LIMIT 1
+    """,
+)
+# NULL and no made-up text: the e-mail is free for the next account, and nothing looks like a person's.
+DEACTIVATE_USER = statement(
+    "deactivate_user",
+    """
+    UPDATE users SET state = 'DEACTIVATED', email = NULL, display_name = NULL, password_hash = NULL,
+        deactivate_time = %(at)s::timestamptz, version = version + 1
+    WHERE id = %(id)s::uuid
+    RETURNING version
+    """,
+)
+DELETE_ADDRESSES = statement(
+    "delete_addresses_of_user", "DELETE FROM user_address WHERE user_id = %(user_id)s::uuid"
+)
 ADDRESSES_OF_USER = statement(
     "addresses_of_user",
     f"""
@@ -86,44 +99,6 @@ ORDERING_CUSTOMER = statement(
         a.country_code
     FROM users u LEFT JOIN user_address a ON a.id = %(address_id)s AND a.user_id = u.id
     WHERE u.id = %(user_id)s
-    """,
-)
-COUNT_ORDERS = statement(
-    "count_orders",
-    """
-    INSERT INTO customer_statistics AS s (user_id, orders_placed, orders_confirmed, orders_rejected)
-    VALUES (%(user_id)s, %(placed)s, %(confirmed)s, %(rejected)s)
-    ON CONFLICT (user_id) DO UPDATE SET
-        orders_placed = s.orders_placed + excluded.orders_placed,
-        orders_confirmed = s.orders_confirmed + excluded.orders_confirmed,
-        orders_rejected = s.orders_rejected + excluded.orders_rejected
-    """,
-)
-# Counts first, then the amount: facts about one customer wait at the first row, and never in a circle.
-COUNT_ORDERS_AND_AMOUNT = statement(
-    "count_orders_and_amount",
-    """
-    WITH counted AS (
-        INSERT INTO customer_statistics AS s (user_id, orders_placed, orders_confirmed, orders_rejected)
-        VALUES (%(user_id)s, %(placed)s, %(confirmed)s, %(rejected)s)
-        ON CONFLICT (user_id) DO UPDATE SET
-            orders_placed = s.orders_placed + excluded.orders_placed,
-            orders_confirmed = s.orders_confirmed + excluded.orders_confirmed,
-            orders_rejected = s.orders_rejected + excluded.orders_rejected
-        RETURNING s.user_id
-    )
-    INSERT INTO customer_amount_spent AS m (user_id, currency_code, amount_minor)
-    SELECT user_id, %(currency_code)s, %(amount_minor)s FROM counted
-    ON CONFLICT (user_id, currency_code) DO UPDATE SET amount_minor = m.amount_minor + excluded.amount_minor
-    """,
-)
-STATISTICS_OF_USER = statement(
-    "statistics_of_user",
-    """
-    SELECT s.orders_placed, s.orders_confirmed, s.orders_rejected, m.currency_code, m.amount_minor
-    FROM customer_statistics s LEFT JOIN customer_amount_spent m ON m.user_id = s.user_id
-    WHERE s.user_id = %(user_id)s
-    ORDER BY m.currency_code COLLATE "C"
     """,
 )
 
@@ -179,23 +154,38 @@ async def email_exists(source: CanFetch, email: str) -> bool:
     return bool(await source.fetch(EMAIL_EXISTS, {"email": email}))
 
 
-async def set_role(source: CanFetch, user_id: UUID, role: Role) -> User:
-    """Changes the role of a user.
+async def lock_user(tx: Transaction, user_id: UUID) -> User:
+    """Reads the user and locks the row until the transaction ends; readers and orders go on.
 
     Raises:
         UserNotFoundError: there is none.
     """
-    return _one_user(await source.fetch(SET_ROLE, {"id": user_id, "role": role.value}))
+    return _one_user(await tx.fetch(LOCK_USER, {"id": user_id}))
 
 
-async def lock_user(tx: Transaction, user_id: UUID) -> None:
-    """Locks the user's row until the transaction ends; readers and orders go on.
+async def set_role(tx: Transaction, user_id: UUID, role: Role) -> None:
+    """Changes the role of a user whose row is locked."""
+    await tx.fetch(SET_ROLE, {"id": user_id, "role": role.value})
 
-    Raises:
-        UserNotFoundError: there is none.
+
+async def is_there_another_admin(tx: Transaction, user_id: UUID) -> bool:
+    """Whether somebody else is an active admin; that stays so until the transaction ends.
+
+    Call it after the user's row is locked, and lock nothing afterwards.
     """
-    if not await tx.fetch(LOCK_USER, {"id": user_id}):
-        raise UserNotFoundError
+    await tx.fetch(LOCK_ADMINS, {})
+    return bool(await tx.fetch(OTHER_ADMIN, {"id": user_id}))
+
+
+async def anonymise(tx: Transaction, user_id: UUID, at: datetime) -> int:
+    """Deactivates a user whose row is locked, and forgets what is personal, the addresses too.
+
+    Returns:
+        The sequence of the fact that tells of it.
+    """
+    await tx.fetch(DELETE_ADDRESSES, {"user_id": user_id})
+    (row,) = await tx.fetch(DEACTIVATE_USER, {"id": user_id, "at": at})
+    return int(row["version"])
 
 
 async def addresses_of_user(source: CanFetch, user_id: UUID) -> dict[UUID, UserAddress]:
@@ -253,39 +243,6 @@ async def address_to_order_to(source: CanFetch, user_id: UUID, address_id: UUID)
     return _postal_address(row)
 
 
-async def add_to_statistics(tx: Transaction, change: StatisticsChange) -> None:
-    """Adds one fact to the statistics of its customer; the customer need not be known here."""
-    counts = {
-        "user_id": change.user_id,
-        "placed": change.placed,
-        "confirmed": change.confirmed,
-        "rejected": change.rejected,
-    }
-    if change.spent is None:
-        await tx.fetch(COUNT_ORDERS, counts)
-        return
-    amount = {"currency_code": change.spent.currency_code, "amount_minor": change.spent.minor_units}
-    await tx.fetch(COUNT_ORDERS_AND_AMOUNT, counts | amount)
-
-
-async def statistics_of_user(source: CanFetch, user_id: UUID) -> CustomerStatistics:
-    """What a customer ordered and spent; all zero where nothing is known."""
-    rows = await source.fetch(STATISTICS_OF_USER, {"user_id": user_id})
-    if not rows:
-        return CustomerStatistics(user_id)
-    return CustomerStatistics(
-        user_id=user_id,
-        orders_placed=rows[0]["orders_placed"],
-        orders_confirmed=rows[0]["orders_confirmed"],
-        orders_rejected=rows[0]["orders_rejected"],
-        amount_spent=tuple(
-            Money(row["currency_code"], row["amount_minor"])
-            for row in rows
-            if row["currency_code"] is not None
-        ),
-    )
-
-
 def _one_user(rows: list[Row]) -> User:
     if not rows:
         raise UserNotFoundError
@@ -295,11 +252,12 @@ def _one_user(rows: list[Row]) -> User:
 def _user(row: Row) -> User:
     return User(
         id=row["id"],
-        email=row["email"],
-        display_name=row["display_name"],
+        email=row["email"] or "",
+        display_name=row["display_name"] or "",
         role=Role(row["role"]),
         state=UserState(row["state"]),
         create_time=row["create_time"],
+        deactivate_time=row["deactivate_time"],
     )
 
 
