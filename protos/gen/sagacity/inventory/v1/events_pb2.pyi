@@ -260,8 +260,8 @@ Global___StockLow: _TypeAlias = StockLow  # noqa: Y015
 
 @_typing.final
 class StockBack(_message.Message):
-    """There are as many units of a product to order as its low_stock_threshold again, or more; once per crossing, after a StockLow. Key: the
-    SKU.
+    """As many units of a product can be ordered again as its low_stock_threshold says, or more; once per crossing, always after a StockLow.
+    Key: the SKU.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
