@@ -282,6 +282,7 @@ class AuditEntry(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
     """Who."""
     action: _builtins.str
@@ -290,6 +291,8 @@ class AuditEntry(_message.Message):
     """To what."""
     reason: _builtins.str
     """Why."""
+    outcome: _builtins.str
+    """What came of it, in a sentence."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -302,10 +305,11 @@ class AuditEntry(_message.Message):
         action: _builtins.str = ...,
         target: _builtins.str = ...,
         reason: _builtins.str = ...,
+        outcome: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "reason", b"reason", "target", b"target", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "outcome", b"outcome", "reason", b"reason", "target", b"target", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,6 +550,7 @@ class ReplayDeadLettersRequest(_message.Message):
     AGGREGATE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     consumer: _builtins.str
     """The consumer, as GetLag names it."""
     aggregate: _builtins.str
@@ -554,6 +559,8 @@ class ReplayDeadLettersRequest(_message.Message):
     """Who asks."""
     reason: _builtins.str
     """Why."""
+    page_token: _builtins.str
+    """What the call before said in next_page_token."""
     def __init__(
         self,
         *,
@@ -561,10 +568,11 @@ class ReplayDeadLettersRequest(_message.Message):
         aggregate: _builtins.str = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "aggregate", b"aggregate", "consumer", b"consumer", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "aggregate", b"aggregate", "consumer", b"consumer", "page_token", b"page_token", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -579,22 +587,26 @@ class ReplayDeadLettersResponse(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     applied: _builtins.int
     """Events that were applied."""
     left: _builtins.int
     """Dead letters that are left of what was asked for."""
     error: _builtins.str
     """Why the first that failed did; empty where none did."""
+    next_page_token: _builtins.str
+    """Where this call came to its bound: ask for the rest with it; else empty."""
     def __init__(
         self,
         *,
         applied: _builtins.int = ...,
         left: _builtins.int = ...,
         error: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "error", b"error", "left", b"left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "error", b"error", "left", b"left", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -103,7 +103,8 @@ class EventOperatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """Lists dead letters by consumer, aggregate and sequence. Errors: INVALID_ARGUMENT for a token that is not ours.
+        """Lists dead letters by consumer, generation, aggregate and sequence. Errors: NOT_FOUND CONSUMER_NOT_FOUND; INVALID_ARGUMENT for a
+        token that is not ours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +119,8 @@ class EventOperatorServicer:
 
     def ReplayDeadLetters(self, request, context):
         """Applies what is parked of an aggregate, in order, until one fails again; with none left, it flows again. Without an aggregate, of
-        every halted one, as many as one call may. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND.
+        every halted one. So many per call; a token goes on. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND;
+        INVALID_ARGUMENT for a token that is not ours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

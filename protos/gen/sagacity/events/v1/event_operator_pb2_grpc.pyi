@@ -39,12 +39,15 @@ class EventOperatorStub:
     GetLag: _grpc.UnaryUnaryMultiCallable[_event_operator_pb2.GetLagRequest, _event_operator_pb2.GetLagResponse]
     """Says how far the outbox and the consumers are behind."""
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_event_operator_pb2.ListDeadLettersRequest, _event_operator_pb2.ListDeadLettersResponse]
-    """Lists dead letters by consumer, aggregate and sequence. Errors: INVALID_ARGUMENT for a token that is not ours."""
+    """Lists dead letters by consumer, generation, aggregate and sequence. Errors: NOT_FOUND CONSUMER_NOT_FOUND; INVALID_ARGUMENT for a
+    token that is not ours.
+    """
     GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_event_operator_pb2.GetDeadLetterRequest, _event_operator_pb2.GetDeadLetterResponse]
     """Reads a dead letter with its payload. Errors: NOT_FOUND DEAD_LETTER_NOT_FOUND."""
     ReplayDeadLetters: _grpc.UnaryUnaryMultiCallable[_event_operator_pb2.ReplayDeadLettersRequest, _event_operator_pb2.ReplayDeadLettersResponse]
     """Applies what is parked of an aggregate, in order, until one fails again; with none left, it flows again. Without an aggregate, of
-    every halted one, as many as one call may. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND.
+    every halted one. So many per call; a token goes on. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND;
+    INVALID_ARGUMENT for a token that is not ours.
     """
     DiscardDeadLetter: _grpc.UnaryUnaryMultiCallable[_event_operator_pb2.DiscardDeadLetterRequest, _event_operator_pb2.DiscardDeadLetterResponse]
     """Gives the first parked event of an aggregate up: its effect will never be. Errors: NOT_FOUND CONSUMER_NOT_FOUND,
@@ -74,12 +77,15 @@ class EventOperatorAsyncStub(EventOperatorStub):
     GetLag: _aio.UnaryUnaryMultiCallable[_event_operator_pb2.GetLagRequest, _event_operator_pb2.GetLagResponse]  # type: ignore[assignment]
     """Says how far the outbox and the consumers are behind."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_event_operator_pb2.ListDeadLettersRequest, _event_operator_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """Lists dead letters by consumer, aggregate and sequence. Errors: INVALID_ARGUMENT for a token that is not ours."""
+    """Lists dead letters by consumer, generation, aggregate and sequence. Errors: NOT_FOUND CONSUMER_NOT_FOUND; INVALID_ARGUMENT for a
+    token that is not ours.
+    """
     GetDeadLetter: _aio.UnaryUnaryMultiCallable[_event_operator_pb2.GetDeadLetterRequest, _event_operator_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
     """Reads a dead letter with its payload. Errors: NOT_FOUND DEAD_LETTER_NOT_FOUND."""
     ReplayDeadLetters: _aio.UnaryUnaryMultiCallable[_event_operator_pb2.ReplayDeadLettersRequest, _event_operator_pb2.ReplayDeadLettersResponse]  # type: ignore[assignment]
     """Applies what is parked of an aggregate, in order, until one fails again; with none left, it flows again. Without an aggregate, of
-    every halted one, as many as one call may. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND.
+    every halted one. So many per call; a token goes on. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND;
+    INVALID_ARGUMENT for a token that is not ours.
     """
     DiscardDeadLetter: _aio.UnaryUnaryMultiCallable[_event_operator_pb2.DiscardDeadLetterRequest, _event_operator_pb2.DiscardDeadLetterResponse]  # type: ignore[assignment]
     """Gives the first parked event of an aggregate up: its effect will never be. Errors: NOT_FOUND CONSUMER_NOT_FOUND,
@@ -118,7 +124,9 @@ class EventOperatorServicer(metaclass=_abc_1.ABCMeta):
         request: _event_operator_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_operator_pb2.ListDeadLettersResponse, _abc.Awaitable[_event_operator_pb2.ListDeadLettersResponse]]:
-        """Lists dead letters by consumer, aggregate and sequence. Errors: INVALID_ARGUMENT for a token that is not ours."""
+        """Lists dead letters by consumer, generation, aggregate and sequence. Errors: NOT_FOUND CONSUMER_NOT_FOUND; INVALID_ARGUMENT for a
+        token that is not ours.
+        """
 
     @_abc_1.abstractmethod
     def GetDeadLetter(
@@ -135,7 +143,8 @@ class EventOperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_operator_pb2.ReplayDeadLettersResponse, _abc.Awaitable[_event_operator_pb2.ReplayDeadLettersResponse]]:
         """Applies what is parked of an aggregate, in order, until one fails again; with none left, it flows again. Without an aggregate, of
-        every halted one, as many as one call may. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND.
+        every halted one. So many per call; a token goes on. Errors: NOT_FOUND CONSUMER_NOT_FOUND, DEAD_LETTER_NOT_FOUND;
+        INVALID_ARGUMENT for a token that is not ours.
         """
 
     @_abc_1.abstractmethod
