@@ -24,6 +24,7 @@ from gateway.clients import Acting, Backends, Readiness
 from gateway.config import SERVICE_NAME, GatewaySettings
 from gateway.context import Gateway
 from gateway.http_protocol import ProblemProtocol
+from gateway.live import LiveUpdates
 from sagacity.users.v1.users_pb2 import GetJsonWebKeysRequest
 
 BACKLOG: Final = 2048
@@ -88,11 +89,12 @@ def listen_on(address: str) -> socket.socket:
         raise OSError(f"{why} ({type(error).__name__})") from error
 
 
-def build_gateway(connections: dict[str, Connection]) -> Gateway:
+def build_gateway(connections: dict[str, Connection], live: LiveUpdates) -> Gateway:
     """Makes what the routes need.
 
     Args:
         connections: To users, inventory, payments, orders and orchestrator, by these names.
+        live: The process's updates of orders.
     """
     clock = SystemClock()
     backends = Backends.over(connections)
@@ -106,7 +108,7 @@ def build_gateway(connections: dict[str, Connection]) -> Gateway:
 
     keys = UserKeys(fetch_keys, seconds=time.monotonic)
     readiness = Readiness(backends, seconds=time.monotonic)
-    return Gateway(backends, keys, Authenticator(keys, clock), clock, readiness.check)
+    return Gateway(backends, keys, Authenticator(keys, clock), clock, readiness.check, live)
 
 
 async def program(life: Lifecycle) -> None:
@@ -119,11 +121,16 @@ async def program(life: Lifecycle) -> None:
     for connection in connections.values():
         life.on_stop(connection.close)
     await start_metrics(life, settings)
-    gateway = build_gateway(connections)
+    live = LiveUpdates(max_streams=settings.live_streams, max_streams_per_user=settings.live_streams_per_user)
+    if settings.kafka_bootstrap_servers:
+        life.start(live.follow(settings.kafka_bootstrap_servers), name="live updates")
+    gateway = build_gateway(connections, live)
     app = create_app(gateway, clock=gateway.clock, new_id=new_id, with_docs=settings.docs)
     server = HttpServer(app, listening)
     life.start(server.run_until_stopped(), name="http")
     life.on_stop(server.stop)
+    # Before the server waits for what is under way: a stream ends by itself only after a quarter of an hour.
+    life.on_stop(live.end_streams)
 
 
 if __name__ == "__main__":

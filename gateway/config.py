@@ -15,6 +15,8 @@ class GatewaySettings(ProcessSettings):
     process: ClassVar[str] = SERVICE_NAME
 
     listen: str = Field(default="127.0.0.1:8080", pattern=r"^[^:]+:\d+$", description="host:port for HTTP")
+    live_streams: int = Field(default=500, ge=1, le=10_000, description="streams of order updates at once")
+    live_streams_per_user: int = Field(default=5, ge=1, le=1_000, description="of one user")
     docs: bool = Field(default=True, description="whether /docs and /openapi.json are served")
 
     def addresses(self) -> dict[str, str]:

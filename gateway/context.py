@@ -12,6 +12,7 @@ from chassis.clock import Clock
 from gateway.auth import Authenticator, Principal, UserKeys
 from gateway.clients import CALL_TIMEOUT_SECONDS, Acting, Backend, Backends
 from gateway.idempotency import required_key
+from gateway.live import LiveUpdates
 
 _REQUEST_IDS: Final = uuid5(NAMESPACE_URL, "urn:sagacity:gateway:request-id")
 
@@ -29,6 +30,7 @@ class Gateway:
     authenticator: Authenticator
     clock: Clock
     health: Callable[[], Awaitable[dict[str, str]]]
+    live: LiveUpdates
 
 
 @dataclass(frozen=True, slots=True)

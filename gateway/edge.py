@@ -5,6 +5,7 @@ Request ids, bounds, security headers, and the last net under everything.
 
 import re
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -21,6 +22,7 @@ from gateway.routing import MAX_BODY_BYTES, too_large
 MAX_REQUESTS_IN_FLIGHT: Final = 1000
 MAX_TARGET_CHARACTERS: Final = 8192  # path and query together
 MAX_HEADERS: Final = 100
+EVENT_STREAM: Final = "text/event-stream"
 ALIVE: Final = "/healthz"  # never refused for load: a probe must not restart a busy gateway
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -54,7 +56,7 @@ class Edge:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(self._new_id())
         scope.setdefault("state", {})["request_id"] = request_id
-        exchange = _Exchange(send, request_id)
+        exchange = _Exchange(send, request_id, self._on_stream)
         if (refusal := self._refusal(scope, headers)) is not None:
             await self._render(refusal, scope, receive, exchange)
             return
@@ -70,9 +72,13 @@ class Edge:
                 raise  # half an answer is out: only cutting the connection tells the client
             await self._render(internal(), scope, receive, exchange)
         finally:
-            self._in_flight -= 1
+            self._in_flight -= not exchange.streams
             route = getattr(scope.get("route"), "path", "none")
             observe(scope["method"], route, exchange.status, time.perf_counter() - started)
+
+    def _on_stream(self) -> None:
+        """Gives a request's place away once it is a stream: those have a bound of their own."""
+        self._in_flight -= 1
 
     def _uncounted_while_awaited(self, receive: Receive) -> Receive:
         """Gives a request's place away while its body is awaited: slow senders must not hold them all."""
@@ -116,10 +122,12 @@ class Edge:
 class _Exchange:
     """The way back to the client: adds our headers, and knows whether the answer has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, on_stream: Callable[[], None]) -> None:
         self._send = send
         self._request_id = request_id
+        self._on_stream = on_stream
         self.started = False
+        self.streams = False
         self.status = 499  # what nobody answered: the client went away
 
     async def __call__(self, message: Message) -> None:
@@ -128,6 +136,9 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
+            if headers.get("content-type", "").startswith(EVENT_STREAM):
+                self.streams = True
+                self._on_stream()
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)

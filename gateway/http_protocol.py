@@ -44,6 +44,8 @@ class ProblemProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        # For who writes to somebody that does not read: closing would wait until all is read.
+        self.scope["state"]["abort"] = self.transport.abort
         self._in_header = True
         self._await_header()
         self._header_bytes = 0

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from chassis.telemetry import REGISTRY
 
@@ -17,6 +17,11 @@ SECONDS: Final = Histogram(
     "Time to answer a request.",
     ["http_method", "http_route"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+LIVE_STREAMS: Final = Gauge(
+    "gateway_live_streams",
+    "Streams of order updates that are open.",
     registry=REGISTRY,
 )
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})

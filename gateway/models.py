@@ -3,9 +3,18 @@
 `1.0`, `"1"` and `true` are not integers here.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 MAX_MINOR_UNITS: Final = 10**12
@@ -49,6 +58,21 @@ def _decimal_digits(value: Any) -> Any:
     if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 9):
         raise PydanticCustomError("int_parsing", "Input should be a whole number")
     return value
+
+
+def _amount_digits(value: Any) -> Any:
+    """As `_decimal_digits`, of amounts."""
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 13):
+        raise PydanticCustomError("int_parsing", "Input should be a whole number")
+    return value
+
+
+def _moment(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise PydanticCustomError("datetime_parsing", "Input should be a time as in RFC 3339") from None
+    return text
 
 
 PageSize = Annotated[int, BeforeValidator(_decimal_digits), Field(ge=1, le=MAX_PAGE_SIZE)]
@@ -282,10 +306,38 @@ OrderStateName = Literal["pending", "confirmed", "rejected", "cancelled", "shipp
 SagaStateName = Literal["running", "compensating", "waiting", "paused", "parked", "completed", "compensated"]
 
 
-class OrderQuery(PageQuery):
-    """Which of the caller's orders to list."""
+_TIME_PATTERN: Final = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"
+# Text first: a number would pass for seconds since 1970.
+Moment = Annotated[
+    str,
+    StringConstraints(pattern=_TIME_PATTERN),
+    AfterValidator(_moment),
+    Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T23:59:59Z"]),
+]
+AmountMinor = Annotated[int, BeforeValidator(_amount_digits), Field(ge=0, le=MAX_MINOR_UNITS)]
 
-    state: OrderStateName | None = None
+
+class OrderQuery(PageQuery):
+    """Which orders to list: the caller's own, or for staff those of a user, or everybody's.
+
+    `currency` and the bounds of the total are for `sort=total`, which needs the currency; times are for the
+    other two.
+    """
+
+    state: Annotated[
+        list[OrderStateName],
+        Field(max_length=6, description="One of these; repeat the parameter for several."),
+    ] = []
+    sort: Annotated[
+        Literal["newest", "oldest", "total"], Field(description="`total`: the dearest first.")
+    ] = "newest"
+    created_from: Annotated[Moment | None, Field(description="Placed then or later.")] = None
+    created_before: Annotated[Moment | None, Field(description="Placed before then.")] = None
+    currency: Currency | None = None
+    min_total_minor: AmountMinor | None = None
+    max_total_minor: AmountMinor | None = None
+    user_id: Annotated[UuidText | None, Field(description="Whose orders, for staff.")] = None
+    everybody: Annotated[Literal["true", "false"], Field(description="All orders, for staff.")] = "false"
 
 
 _NamePattern = StringConstraints(pattern=r"^([a-z][a-z0-9_]{0,62})?$")

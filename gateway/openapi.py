@@ -27,6 +27,13 @@ PREFER: Final[dict[str, Any]] = {
     "schema": {"type": "string"},
     "example": "wait=10",
 }
+LAST_EVENT_ID: Final[dict[str, Any]] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The `id` of the last event that was read: the stream goes on after it.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+}
 IF_MATCH: Final[dict[str, Any]] = {
     "name": "If-Match",
     "in": "header",

@@ -43,6 +43,7 @@ def user(message: users_pb2.User) -> views.UserView:
         role=word(users_pb2.Role.DESCRIPTOR, message.role, "ROLE_"),
         state=word(users_pb2.UserState.DESCRIPTOR, message.state, "USER_STATE_"),
         create_time=_time(message.create_time, present=message.HasField("create_time")),
+        deactivate_time=_time(message.deactivate_time, present=message.HasField("deactivate_time")),
     )
 
 
@@ -95,6 +96,7 @@ def statistics(message: users_pb2.CustomerStatistics) -> views.StatisticsView:
         orders_placed=message.orders_placed,
         orders_confirmed=message.orders_confirmed,
         orders_rejected=message.orders_rejected,
+        orders_cancelled=message.orders_cancelled,
         amount_spent=[money(amount) for amount in message.amount_spent],
     )
 
@@ -177,6 +179,18 @@ def order(message: orders_pb2.Order) -> views.OrderView:
         else None,
         create_time=_time(message.create_time, present=message.HasField("create_time")),
         update_time=_time(message.update_time, present=message.HasField("update_time")),
+    )
+
+
+def order_fact(message: orders_pb2.TimelineEntry) -> views.OrderFactView:
+    """Renders a fact of an order's timeline."""
+    return views.OrderFactView(
+        sequence=message.sequence,
+        fact=word(orders_pb2.OrderFact.DESCRIPTOR, message.fact, "ORDER_FACT_"),
+        state=word(orders_pb2.OrderState.DESCRIPTOR, message.state, "ORDER_STATE_"),
+        time=_time(message.time, present=message.HasField("time")),
+        refund_id=message.refund_id or None,
+        amount=money(message.amount) if message.HasField("amount") else None,
     )
 
 

@@ -29,7 +29,7 @@ class MoneyView(View):
 
 
 class UserView(View):
-    """A person with an account."""
+    """A person with an account; of a deactivated one `email` and `display_name` are empty."""
 
     id: str
     email: str
@@ -37,6 +37,7 @@ class UserView(View):
     role: Annotated[str, Field(examples=["customer"])]
     state: Annotated[str, Field(examples=["active"])]
     create_time: datetime | None
+    deactivate_time: datetime | None = None
 
 
 class SessionView(View):
@@ -78,12 +79,13 @@ class PaymentMethodView(View):
 
 
 class StatisticsView(View):
-    """What a customer ordered and spent, as far as the events have arrived."""
+    """What a customer ordered, and spent less what went back, as far as the events have arrived."""
 
     user_id: str
     orders_placed: int
     orders_confirmed: int
     orders_rejected: int
+    orders_cancelled: int
     amount_spent: list[MoneyView]
 
 
@@ -187,6 +189,23 @@ class OrderView(View):
     shipment: ShipmentView | None
     create_time: datetime | None
     update_time: datetime | None
+
+
+class OrderFactView(View):
+    """A fact about an order; refund and amount are there where money went back."""
+
+    sequence: Annotated[int, Field(description="From 1 without gaps, for each order.")]
+    fact: Annotated[str, Field(examples=["confirmed"], description="What happened, in one word.")]
+    state: Annotated[str, Field(examples=["confirmed"], description="Where the order stood after it.")]
+    time: datetime | None
+    refund_id: str | None
+    amount: MoneyView | None
+
+
+class OrderEventView(OrderFactView):
+    """A fact as the stream tells it, with the order as it stands now: it may be further on."""
+
+    order: OrderView
 
 
 class OrderInProgress(View):

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
 
 import grpc.aio
 from fastapi import Path, Query, Response
+from fastapi.sse import EventSourceResponse
 from google.protobuf.duration_pb2 import Duration
 
 from gateway import render
@@ -12,11 +14,13 @@ from gateway.auth import Access
 from gateway.context import Context, Ctx
 from gateway.idempotency import preference
 from gateway.models import Cancellation, NewOrder, NewRefund, NewShipment, OrderQuery, UuidText
-from gateway.openapi import IDEMPOTENCY_KEY, PREFER, headers_of, problems
+from gateway.openapi import IDEMPOTENCY_KEY, LAST_EVENT_ID, PREFER, headers_of, problems
+from gateway.order_events import MAX_LIFE_SECONDS, OrderEvents, Stream, last_event_id
+from gateway.order_search import orders_wanted
 from gateway.problems import Problem, ProblemError, status_of_refusal
 from gateway.routes.products import money
 from gateway.routing import API, allow, router
-from gateway.views import OrderInProgress, OrderRefundView, OrderView, Page
+from gateway.views import OrderFactView, OrderInProgress, OrderRefundView, OrderView, Page
 from sagacity.orders.v1 import orders_pb2
 from sagacity.sagas.v1 import sagas_pb2
 
@@ -27,6 +31,7 @@ Told = TypeVar(
     "Told", sagas_pb2.CancelOrderResponse, sagas_pb2.RefundOrderResponse, sagas_pb2.FulfilOrderResponse
 )
 
+MAX_FACTS: Final = 2_000  # an order has a hundred or two at most
 MARGIN_SECONDS: Final = 5.0  # what the orchestrator may take beside the wait
 
 OrderId = Annotated[UuidText, Path()]
@@ -141,12 +146,13 @@ def _refused(refusal: sagas_pb2.Refusal, order_id: str, headers: dict[str, str])
 @ROUTER.get("")
 @allow(Access.USER)
 async def list_orders(query: Annotated[OrderQuery, Query()], context: Ctx) -> Page[OrderView]:
-    """Lists the orders of the calling user, newest first."""
+    """Lists the orders of the calling user, newest first; staff may list those of others.
+
+    The newest 100 are always there and up to date. An older one whose state has just changed may be missing
+    for a moment from a list by state.
+    """
     orders = context.backends.orders
-    state = orders_pb2.OrderState.Value(f"ORDER_STATE_{(query.state or 'unspecified').upper()}")
-    request = orders_pb2.ListOrdersRequest(
-        page_size=query.page_size, page_token=query.page_token, user_id=context.user_id, state=state
-    )
+    request = orders_wanted(query, caller_id=context.user_id)
     reply = await context.call(orders, orders.stub.ListOrders, request)
     return Page(
         items=[render.order(order) for order in reply.orders],
@@ -226,6 +232,54 @@ async def fulfil_order(order_id: OrderId, body: NewShipment, context: Ctx) -> Re
         ),
         location=f"{API}/orders/{order_id}",
     )
+
+
+@ROUTER.get("/{order_id}/timeline", responses=problems(_NOT_FOUND))
+@allow(Access.USER)
+async def read_order_timeline(order_id: OrderId, context: Ctx) -> Page[OrderFactView]:
+    """Reads what became of an order, oldest first; it has one page."""
+    facts: list[OrderFactView] = []
+    while True:
+        reply = await _told(order_id, context, facts[-1].sequence if facts else 0)
+        facts += [render.order_fact(entry) for entry in reply.entries]
+        if not reply.entries or facts[-1].sequence >= reply.order_sequence or len(facts) >= MAX_FACTS:
+            return Page(items=facts)
+
+
+@ROUTER.get(
+    "/{order_id}/events",
+    response_class=EventSourceResponse,
+    openapi_extra=headers_of(LAST_EVENT_ID),
+    responses=problems({**_NOT_FOUND, 429: "You have too many streams open; try again after `Retry-After`"}),
+)
+@allow(Access.USER)
+async def watch_order(order_id: OrderId, context: Ctx) -> Response:
+    """Streams what becomes of an order: one's own, or anybody's for staff.
+
+    Server-sent events: all facts so far, then each as it happens, none lost and none twice. `event` is the
+    fact in one word, `id` its sequence, `data` an OrderEventView. The stream ends after 15 minutes at most,
+    or when the access token does: connect again with `Last-Event-ID`, as browsers do by themselves.
+    """
+    after = last_event_id(context.request.headers.getlist("last-event-id"))
+    first = await _told(order_id, context, after)
+
+    async def read(after: int) -> orders_pb2.GetTimelineResponse:
+        return await _told(order_id, context, after)
+
+    stream = Stream(context.gateway.live, order_id, after, read, seconds=_seconds_left(context))
+    return OrderEvents(stream, first, UUID(context.user_id))
+
+
+def _seconds_left(context: Context) -> float:
+    assert context.principal is not None
+    left = context.principal.expires_at - context.gateway.clock.now().timestamp()
+    return min(MAX_LIFE_SECONDS, max(0.0, left))
+
+
+async def _told(order_id: str, context: Context, after: int) -> orders_pb2.GetTimelineResponse:
+    orders = context.backends.orders
+    request = orders_pb2.GetTimelineRequest(order_id=order_id, after_sequence=after)
+    return await context.call(orders, orders.stub.GetTimeline, request)
 
 
 async def _request(

@@ -104,6 +104,7 @@ async def gateway_url(scripted: Backends) -> AsyncIterator[str]:
     from chassis.ids import new_id
     from gateway.__main__ import HttpServer, build_gateway, listen_on
     from gateway.app import create_app
+    from gateway.live import LiveUpdates
 
     private, public = new_key_pair("gateway")
     allowed = Allow(frozenset({"gateway"}))
@@ -117,7 +118,7 @@ async def gateway_url(scripted: Backends) -> AsyncIterator[str]:
     identity = ServiceIdentity("gateway", private)
     names = ("users", "inventory", "payments", "orders", "orchestrator")
     connections = {name: Connection(f"127.0.0.1:{port}", identity) for name in names}
-    gateway = build_gateway(connections)
+    gateway = build_gateway(connections, LiveUpdates(max_streams=4, max_streams_per_user=2))
     app = create_app(gateway, clock=SystemClock(), new_id=new_id, with_docs=True)
     listening = listen_on("127.0.0.1:0")
     http = HttpServer(app, listening)

@@ -27,6 +27,8 @@ ADDRESS = {"recipient": "A", "line1": "B 1", "city": "C", "country_code": "DE"}
 EXPECTED = {
     ("POST", "/api/v1/users"): "anyone",
     ("GET", "/api/v1/users/me"): "user",
+    ("DELETE", "/api/v1/users/me"): "user",
+    ("POST", "/api/v1/users/{user_id}/deactivation"): "admin",
     ("GET", "/api/v1/users/me/statistics"): "user",
     ("GET", "/api/v1/users/me/addresses"): "user",
     ("POST", "/api/v1/users/me/addresses"): "user",
@@ -45,6 +47,8 @@ EXPECTED = {
     ("POST", "/api/v1/products/{sku}/stock-adjustments"): "admin",
     ("GET", "/api/v1/orders"): "user",
     ("POST", "/api/v1/orders"): "user",
+    ("GET", "/api/v1/orders/{order_id}/timeline"): "user",
+    ("GET", "/api/v1/orders/{order_id}/events"): "user",
     ("GET", "/api/v1/orders/{order_id}"): "user",
     ("POST", "/api/v1/orders/{order_id}/cancellation"): "user",
     ("POST", "/api/v1/orders/{order_id}/refunds"): "staff",
@@ -102,7 +106,7 @@ def test_the_documentation_can_be_switched_off() -> None:
 async def test_without_a_token_it_is_401_and_without_the_role_403(
     client: httpx2.AsyncClient, backends: Any, method: str, path: str
 ) -> None:
-    address = path.format(sku="A-1", payment_method_id=ID, order_id=ID, saga_id=ID)
+    address = path.format(sku="A-1", user_id=ID, payment_method_id=ID, order_id=ID, saga_id=ID)
     for headers in ({}, {"Authorization": "Basic x"}, {"Authorization": "Bearer a.b.c"}):
         response = await client.request(method, address, headers=headers)
         assert response.status_code == 401
