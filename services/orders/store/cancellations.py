@@ -28,12 +28,14 @@ def _request(name: str, condition: str) -> Statement:
 
 _REQUEST_OF_USER = _request("request_cancellations_of_user", "user_id = %(user_id)s::uuid")
 _REQUEST_OF_ORDER = _request("request_cancellation_of_order", "id = %(order_id)s::uuid")
-# A claim lasts as long as the lease, and no lock does: whoever comes after it asks under the same key.
+# A claim lasts as long as the lease, and no lock does: whoever comes after it asks under the same key. What a
+# later release asks for is left to it.
 _CLAIM = statement(
     "claim_cancellations",
     """
     WITH due AS MATERIALIZED (
-        SELECT order_id FROM cancellation_request WHERE state = 'WAITING' AND next_try <= now()
+        SELECT order_id FROM cancellation_request
+        WHERE state = 'WAITING' AND next_try <= now() AND cause = ANY(%(causes)s::text[])
         ORDER BY next_try LIMIT %(limit)s::bigint FOR UPDATE SKIP LOCKED
     )
     UPDATE cancellation_request AS r SET
@@ -94,7 +96,8 @@ async def request_of_order(tx: Transaction, order_id: UUID, cause: CancellationC
 
 async def claim(database: Database, *, limit: int, lease_seconds: float) -> list[CancellationRequest]:
     """Takes requests that are due, the longest due first; nobody else does for `lease_seconds`."""
-    rows = await database.fetch(_CLAIM, {"limit": limit, "lease_seconds": lease_seconds})
+    known = {"causes": list(CancellationCause)}
+    rows = await database.fetch(_CLAIM, {"limit": limit, "lease_seconds": lease_seconds} | known)
     return [
         CancellationRequest(row["order_id"], CancellationCause(row["cause"]), row["attempts"], row["round"])
         for row in rows
