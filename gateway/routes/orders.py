@@ -6,7 +6,7 @@ from uuid import UUID
 
 import grpc.aio
 from fastapi import Path, Query, Response
-from fastapi.sse import EventSourceResponse
+from fastapi.responses import StreamingResponse
 from google.protobuf.duration_pb2 import Duration
 
 from gateway import render
@@ -248,9 +248,17 @@ async def read_order_timeline(order_id: OrderId, context: Ctx) -> Page[OrderFact
 
 @ROUTER.get(
     "/{order_id}/events",
-    response_class=EventSourceResponse,
+    # Not EventSourceResponse: the framework would take the route for a generator, and a refusal would come
+    # after the answer has begun.
+    response_class=StreamingResponse,
     openapi_extra=headers_of(LAST_EVENT_ID),
-    responses=problems({**_NOT_FOUND, 429: "You have too many streams open; try again after `Retry-After`"}),
+    responses={
+        200: {
+            "description": "Server-sent events; `data` is an OrderEventView",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems({**_NOT_FOUND, 429: "You have too many streams open; try again after `Retry-After`"}),
+    },
 )
 @allow(Access.USER)
 async def watch_order(order_id: OrderId, context: Ctx) -> Response:

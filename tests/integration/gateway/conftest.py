@@ -16,6 +16,7 @@ from joserfc import jwt
 from joserfc.jwk import OKPKey
 
 from chassis.identity import Caller, Verifier, current_caller, new_key_pair
+from gateway.live import LiveUpdates
 from sagacity.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from sagacity.orders.v1 import orders_pb2, orders_pb2_grpc
 from sagacity.payments.v1 import payments_pb2, payments_pb2_grpc
@@ -42,6 +43,7 @@ class Backends:
     )
     answers: dict[str, Message | Exception | Callable[[Any], Message]] = field(default_factory=dict)
     calls: list[tuple[str, Any, Caller]] = field(default_factory=list)
+    live: LiveUpdates = field(default_factory=lambda: LiveUpdates(max_streams=4, max_streams_per_user=2))
 
     def reset(self) -> None:
         self.answers.clear()
@@ -104,7 +106,6 @@ async def gateway_url(scripted: Backends) -> AsyncIterator[str]:
     from chassis.ids import new_id
     from gateway.__main__ import HttpServer, build_gateway, listen_on
     from gateway.app import create_app
-    from gateway.live import LiveUpdates
 
     private, public = new_key_pair("gateway")
     allowed = Allow(frozenset({"gateway"}))
@@ -118,7 +119,7 @@ async def gateway_url(scripted: Backends) -> AsyncIterator[str]:
     identity = ServiceIdentity("gateway", private)
     names = ("users", "inventory", "payments", "orders", "orchestrator")
     connections = {name: Connection(f"127.0.0.1:{port}", identity) for name in names}
-    gateway = build_gateway(connections, LiveUpdates(max_streams=4, max_streams_per_user=2))
+    gateway = build_gateway(connections, scripted.live)
     app = create_app(gateway, clock=SystemClock(), new_id=new_id, with_docs=True)
     listening = listen_on("127.0.0.1:0")
     http = HttpServer(app, listening)
