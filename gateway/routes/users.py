@@ -51,10 +51,34 @@ async def read_me(context: Ctx) -> UserView:
     return render.user(reply.user)
 
 
+@ROUTER.delete("/me", status_code=204, responses=problems({409: "Nobody else is an active admin"}))
+@allow(Access.USER)
+async def deactivate_me(context: Ctx) -> None:
+    """Closes the calling user's account for good: personal data is forgotten, open orders are cancelled.
+
+    A second time changes nothing. Access tokens that are out work until they expire, at most an hour.
+    """
+    users = context.backends.users
+    request = users_pb2.DeactivateUserRequest(user_id=context.user_id)
+    await context.call(users, users.stub.DeactivateUser, request)
+
+
+@ROUTER.post(
+    "/{user_id}/deactivation",
+    responses=problems({404: "There is no such user", 409: "Nobody else is an active admin"}),
+)
+@allow(Access.ADMIN)
+async def deactivate_user(user_id: Annotated[UuidText, Path()], context: Ctx) -> UserView:
+    """Closes somebody's account for good; answers with what is left of it. A second time changes nothing."""
+    users = context.backends.users
+    request = users_pb2.DeactivateUserRequest(user_id=user_id)
+    return render.user((await context.call(users, users.stub.DeactivateUser, request)).user)
+
+
 @ROUTER.get("/me/statistics")
 @allow(Access.USER)
 async def read_my_statistics(context: Ctx) -> StatisticsView:
-    """Reads what the calling user ordered and spent. It follows the orders with a small delay."""
+    """Reads what the calling user ordered, and spent less what went back; follows with a small delay."""
     users = context.backends.users
     request = users_pb2.GetCustomerStatisticsRequest(user_id=context.user_id)
     reply = await context.call(users, users.stub.GetCustomerStatistics, request)

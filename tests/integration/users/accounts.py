@@ -33,7 +33,8 @@ async def registered(app: Users) -> User:
 async def admin_of(app: Users) -> User:
     email = new_email()
     await app.ensure_admin(email=email, password=PASSWORD)
-    return (await app.log_in(email=email, password=PASSWORD))[1]
+    (row,) = await rows(app.database, "SELECT id FROM users WHERE email = %(email)s", email=email)
+    return await app.get_user(row["id"])
 
 
 async def rows(database: Database, sql: str, **params: object) -> list[Row]:
