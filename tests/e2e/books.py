@@ -176,7 +176,7 @@ async def _unpublished(suite: Suite) -> list[SeenEvent]:
 async def _statistics(suite: Suite) -> defaultdict[str, Counter[str]]:
     counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in await rows(suite.dsn("users"), "SELECT *, user_id::text AS id FROM customer_statistics"):
-        for name in ("placed", "confirmed", "rejected"):
+        for name in ("placed", "confirmed", "rejected", "cancelled"):
             counted[row["id"]][name] = row[f"orders_{name}"]
     for row in await rows(suite.dsn("users"), "SELECT *, user_id::text AS id FROM customer_amount_spent"):
         counted[row["id"]][f"spent {row['currency_code']}"] = row["amount_minor"]

@@ -267,7 +267,10 @@ def _statistics(books: Books) -> Iterator[Broken]:
         counts["placed"] += 1
         counts["confirmed"] += order["state"] in SOLD | {"CANCELLED"}
         counts["rejected"] += order["state"] == "REJECTED"
-        counts[f"spent {order['currency_code']}"] += order["total_minor"] or 0
+        counts["cancelled"] += order["state"] == "CANCELLED"
+        # What went back is not spent: refunds, and all of what was cancelled.
+        if order["state"] in SOLD:
+            counts[f"spent {order['currency_code']}"] += order["total_minor"] - order["refunded_minor"]
     for user_id, counts in expected.items():
         if +books.statistics[user_id] != +counts:
             yield Broken(

@@ -210,6 +210,49 @@ async def test_an_order_whose_hold_the_provider_let_go_is_cancelled(careful: Mar
     assert await net(careful, order["id"]) == (0, 0)
 
 
+async def test_of_a_deactivated_user_every_open_order_is_undone(careful: Market) -> None:
+    """I7, I28: one is sold, one is shipped, and one is being placed."""
+    (shopper, clerk), sku = (
+        (await careful.shopper("tok_slow"), await careful.clerk()),
+        await careful.product(STOCK),
+    )
+    sold, sent = [await bought(careful, shopper, sku) for _ in range(2)]
+    assert (await clerk.ship(sent["id"])).status == 200
+    pending = await charging(careful, shopper, sku)
+    assert (await order_row(careful, pending))["state"] == "PENDING"
+    await deactivate(careful, shopper.user_id)
+    row = await undone(careful, sold["id"])
+    assert (row["state"], row["cause"], row["outcome"]) == ("CANCELLED", "CUSTOMER_DEACTIVATED", "CANCELLED")
+    assert row["cancellation_reason"] == "the customer's account was deactivated"
+    row = await undone(careful, pending)
+    # Undone before its pivot, refused by it, or cancelled after it: whoever was first.
+    assert row["state"] in {"REJECTED", "CANCELLED"}
+    assert row["rejection_reason"] in {None, "CANCELLED", "CUSTOMER_DEACTIVATED", "USER_NOT_ACTIVE"}
+    assert (await order_row(careful, sent["id"]))["state"] == "SHIPPED"
+
+    async def money_and_stock() -> tuple[Any, ...]:
+        return *[await net(careful, order_id) for order_id in (sold["id"], pending)], await careful.stock(sku)
+
+    assert await eventually(money_and_stock, until=lambda found: found == ((0, 0), (0, 0), (STOCK - 2, 0)))
+    assert await net(careful, sent["id"]) == (sent["total"]["amount_minor"], 0)
+    late = await shopper.place({sku: 1})
+    assert late.status in {401, 403, 409}
+
+
+async def test_orders_of_deactivated_users_are_undone_though_processes_die(careful: Market) -> None:
+    """P8, F2, F5: the orders process and an orchestrator are killed while they are at it."""
+    sku = await careful.product(STOCK)
+    shoppers = [await careful.shopper() for _ in range(3)]
+    orders = [await bought(careful, shopper, sku, quantity=1) for shopper in shoppers]
+    await asyncio.gather(*(deactivate(careful, shopper.user_id) for shopper in shoppers))
+    for name in ("orders", "orchestrator"):
+        careful.suite.kill(name)
+        await careful.suite.restart(name)
+    for order in orders:
+        row = await undone(careful, order["id"])
+        assert (row["state"], row["outcome"]) == ("CANCELLED", "CANCELLED")
+
+
 async def test_after_all_of_it_every_invariant_holds(market: Market, careful: Market) -> None:
     """I1 to I20, I22 to I24, I28."""
     for place in (market, careful):
