@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import events_tail, looking, verbs
+from cli import events_letters, events_looking, events_tail, events_verbs, looking, verbs
 from cli.failures import CommandError, ExitCode
 from cli.output import complain
 
@@ -44,7 +44,14 @@ events = typer.Typer(
     help="Events: lag, tail; dead letters; pause and resume consumers; rebuild projections; audit.",
     no_args_is_help=True,
 )
+events.command("lag")(events_looking.lag)
 events.command("tail")(events_tail.tail)
+events.add_typer(events_letters.app, name="dead-letters")
+events.command("pause")(events_verbs.pause)
+events.command("resume")(events_verbs.resume)
+events.command("projections")(events_looking.projections)
+events.command("rebuild")(events_verbs.rebuild)
+events.command("audit")(events_looking.audit)
 app.add_typer(events, name="events")
 
 

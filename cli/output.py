@@ -9,6 +9,8 @@ import unicodedata
 from typing import Any, TextIO
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from rich.console import Console
 
@@ -16,8 +18,8 @@ from chassis.config import environment
 
 # Of what is no terminal: wide enough that no id is folded.
 PLAIN_WIDTH = 200
-_NUMBERS = frozenset({"sequence", "epoch", "open", "parked"})
-_ENUM = re.compile(r"^SAGA_STATE_")
+# Which JSON would have as text.
+_INTEGERS = frozenset({FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64})
 
 
 def console(stream: TextIO | None = None) -> Console:
@@ -56,15 +58,40 @@ def plain(message: Message) -> dict[str, Any]:
     found = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return {name: _plain(name, value) for name, value in found.items()}
+    return _plain(found, message.DESCRIPTOR)
 
 
-def _plain(name: str, value: Any) -> Any:
-    if name in _NUMBERS:
-        return int(value)
-    if name == "state":
-        return _ENUM.sub("", value).lower()
-    return value
+def word(enum: EnumDescriptor, value: int) -> str:
+    """The word for a value: CONSUMER_STATE_PAUSED is `paused`; of a later release than ours: `unknown`."""
+    found = enum.values_by_number.get(value)
+    return _word(enum, found.name) if found else "unknown"
+
+
+def _word(enum: EnumDescriptor, name: str) -> str:
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
+    return name.removeprefix(prefix).lower()
+
+
+def _plain(found: dict[str, Any], descriptor: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in found.items():
+        field = descriptor.fields_by_name[name]
+        if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name:
+            made[f"{name}_seconds"] = float(value.removesuffix("s"))
+        elif isinstance(value, list):
+            made[name] = [_plain_value(field, each) for each in value]
+        else:
+            made[name] = _plain_value(field, value)
+    return made
+
+
+def _plain_value(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        # What JSON writes otherwise than as an object, such as times, is as it should be.
+        return _plain(value, field.message_type) if isinstance(value, dict) else value
+    if field.enum_type is not None:
+        return _word(field.enum_type, value) if isinstance(value, str) else "unknown"
+    return int(value) if field.cpp_type in _INTEGERS else value
 
 
 def complain(reason: str, message: str) -> None:

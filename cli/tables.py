@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import safe
+from cli.output import safe, word
 from sagacity.sagas.v1 import sagas_pb2
 
 INTENDED = "intended"
@@ -37,15 +37,13 @@ _RIGHT = frozenset({"#", "age", "tries", "after", "took", "open", "parked", "ver
 
 def state_of(state: int) -> str:
     """The word for a state."""
-    if state not in sagas_pb2.SagaState.values():
-        return "unknown"
-    return sagas_pb2.SagaState.Name(sagas_pb2.SagaState.ValueType(state)).removeprefix("SAGA_STATE_").lower()
+    return word(sagas_pb2.SagaState.DESCRIPTOR, state)
 
 
 def state_text(state: int) -> Text:
     """The word for a state, coloured."""
-    word = state_of(state)
-    return Text(word, style=STATE_STYLES.get(word, ""))
+    shown = state_of(state)
+    return Text(shown, style=STATE_STYLES.get(shown, ""))
 
 
 def duration(span: timedelta) -> str:
@@ -67,7 +65,7 @@ def saga_table(sagas: Iterable[sagas_pb2.Saga], now: datetime) -> Table:
     table = _table("saga", "kind", "state", "age", "step", "tries", "fingerprint", "waits for", "last error")
     for saga in sagas:
         step = saga.step or (saga.refusal.step if saga.HasField("refusal") else "")
-        age = duration(now - _moment(saga.create_time))
+        age = duration(now - moment_of(saga.create_time))
         table.add_row(
             saga.id,
             f"{safe(saga.kind)} v{saga.version}",
@@ -90,12 +88,12 @@ def saga_facts(saga: sagas_pb2.Saga, now: datetime) -> Table:
         ("kind", f"{safe(saga.kind)} v{saga.version}"),
         ("state", state_text(saga.state)),
         ("order", saga.order_id),
-        ("accepted", f"{_stamp(saga.create_time)}, {duration(now - _moment(saga.create_time))} ago"),
-        ("changed", f"{_stamp(saga.update_time)}, {duration(now - _moment(saga.update_time))} ago"),
-        ("deadline", f"{_stamp(saga.deadline_time)}{' (overdue)' if saga.overdue else ''}"),
+        ("accepted", f"{stamp_of(saga.create_time)}, {duration(now - moment_of(saga.create_time))} ago"),
+        ("changed", f"{stamp_of(saga.update_time)}, {duration(now - moment_of(saga.update_time))} ago"),
+        ("deadline", f"{stamp_of(saga.deadline_time)}{' (overdue)' if saga.overdue else ''}"),
         ("step", safe(saga.step)),
         ("tries", str(saga.attempts or "")),
-        ("next try", _stamp(saga.next_attempt_time) if saga.HasField("next_attempt_time") else ""),
+        ("next try", stamp_of(saga.next_attempt_time) if saga.HasField("next_attempt_time") else ""),
         ("waits for", safe(saga.waiting_for)),
         ("pivot", "intended: it only goes forward" if saga.pivot_intended else ""),
         ("driven by", _driver(saga)),
@@ -119,7 +117,7 @@ def timeline(entries: Sequence[sagas_pb2.TimelineEntry]) -> Table:
     begun: dict[tuple[str, str], datetime] = {}
     before: datetime | None = None
     for entry in entries:
-        moment, call = _moment(entry.time), (entry.step, entry.operation)
+        moment, call = moment_of(entry.time), (entry.step, entry.operation)
         took = ""
         if entry.step and entry.outcome != INTENDED and call in begun:
             took = duration(moment - begun[call])
@@ -146,7 +144,7 @@ def steps(entries: Sequence[sagas_pb2.TimelineEntry]) -> Table:
     for entry in entries:
         if entry.step and entry.outcome != REQUESTED:
             call = (entry.operation, entry.step)
-            begun.setdefault(call, _moment(entry.time))
+            begun.setdefault(call, moment_of(entry.time))
             last[call] = entry
     for call, entry in last.items():
         ended = entry.outcome != INTENDED
@@ -154,7 +152,7 @@ def steps(entries: Sequence[sagas_pb2.TimelineEntry]) -> Table:
             safe(" ".join(call)),
             str(entry.attempt or ""),
             Text(safe(entry.outcome), style=_OUTCOME_STYLES.get(entry.outcome, "")),
-            duration(_moment(entry.time) - begun[call]) if ended else "",
+            duration(moment_of(entry.time) - begun[call]) if ended else "",
         )
     return table
 
@@ -210,9 +208,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _moment(stamp: Timestamp) -> datetime:
+def moment_of(stamp: Timestamp) -> datetime:
+    """A time of a message, aware."""
     return stamp.ToDatetime(tzinfo=UTC)
 
 
-def _stamp(stamp: Timestamp) -> str:
-    return f"{_moment(stamp).strftime('%Y-%m-%d %H:%M:%S')} UTC"
+def stamp_of(stamp: Timestamp) -> str:
+    """A time of a message, for people."""
+    return f"{moment_of(stamp).strftime('%Y-%m-%d %H:%M:%S')} UTC"

@@ -16,7 +16,17 @@ from gateway import problems
 from gateway.context import Gateway
 from gateway.edge import Edge
 from gateway.openapi import document
-from gateway.routes import admin, docs, orders, products, provider_webhooks, sessions, system, users
+from gateway.routes import (
+    admin,
+    admin_events,
+    docs,
+    orders,
+    products,
+    provider_webhooks,
+    sessions,
+    system,
+    users,
+)
 
 _LOG: Final = structlog.get_logger(__name__)
 
@@ -59,6 +69,7 @@ def create_app(gateway: Gateway, *, clock: Clock, new_id: NewId, with_docs: bool
         sessions,
         provider_webhooks,
         admin,
+        admin_events,
         system,
         *((docs,) if with_docs else ()),
     ):

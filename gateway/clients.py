@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chassis.errors import Fault
 from chassis.grpc_client import Connection
 from chassis.identity import Caller
+from sagacity.events.v1.event_operator_pb2_grpc import EventOperatorStub
 from sagacity.inventory.v1.inventory_pb2_grpc import InventoryStub
 from sagacity.orders.v1.orders_pb2_grpc import OrdersStub
 from sagacity.payments.v1.payments_pb2_grpc import PaymentsStub
@@ -21,6 +22,7 @@ from sagacity.sagas.v1.sagas_pb2_grpc import OrderSagasStub, SagaOperatorStub
 from sagacity.users.v1.users_pb2_grpc import UsersStub
 
 if TYPE_CHECKING:  # the generated modules have these names for type checkers only
+    from sagacity.events.v1.event_operator_pb2_grpc import EventOperatorAsyncStub
     from sagacity.inventory.v1.inventory_pb2_grpc import InventoryAsyncStub
     from sagacity.orders.v1.orders_pb2_grpc import OrdersAsyncStub
     from sagacity.payments.v1.payments_pb2_grpc import PaymentsAsyncStub
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # the generated modules have these names for type checkers on
 
 CALL_TIMEOUT_SECONDS: Final = 5.0
 HEALTH_TIMEOUT_SECONDS: Final = 1.0
+CONTEXTS: Final = ("users", "inventory", "payments", "orders")
 HEALTH_MEMORY_SECONDS: Final = 0.5
 
 Stub = TypeVar("Stub")
@@ -71,7 +74,7 @@ class Backend(Generic[Stub]):
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """The five backends; the orchestrator has two services."""
+    """The five backends; the orchestrator has two services, and every context a second one (`events`)."""
 
     users: Backend[UsersAsyncStub]
     inventory: Backend[InventoryAsyncStub]
@@ -79,6 +82,7 @@ class Backends:
     orders: Backend[OrdersAsyncStub]
     sagas: Backend[OrderSagasAsyncStub]
     operator: Backend[SagaOperatorAsyncStub]
+    events: Mapping[str, Backend[EventOperatorAsyncStub]]
 
     @classmethod
     def over(cls, connections: Mapping[str, Connection]) -> Backends:
@@ -95,6 +99,10 @@ class Backends:
             orders=Backend(connections["orders"], OrdersStub(connections["orders"].channel)),
             sagas=Backend(orchestrator, OrderSagasStub(orchestrator.channel)),
             operator=Backend(orchestrator, SagaOperatorStub(orchestrator.channel)),
+            events={
+                name: Backend(connections[name], EventOperatorStub(connections[name].channel))
+                for name in CONTEXTS
+            },
         )
 
     async def health(self) -> dict[str, str]:

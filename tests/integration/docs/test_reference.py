@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from chassis.config import ProcessSettings, variables
 from gateway.config import GatewaySettings
-from gateway.routes import admin, orders, products, provider_webhooks, sessions, system, users
+from gateway.routes import admin, admin_events, orders, products, provider_webhooks, sessions, system, users
 from gateway.routing import GuardedRoute
 from orchestrator import metrics
 from orchestrator.config import OrchestratorSettings
@@ -57,7 +57,7 @@ def test_the_routes_in_the_api_page_are_those_of_the_gateway_with_who_may_call_t
     listed = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \| ([^|]*) \|", page("api.md"), re.MULTILINE))
     routes = [
         route
-        for module in (admin, orders, products, provider_webhooks, sessions, system, users)
+        for module in (admin, admin_events, orders, products, provider_webhooks, sessions, system, users)
         for route in module.ROUTER.routes
     ]
     guarded = [route for route in routes if isinstance(route, GuardedRoute)]

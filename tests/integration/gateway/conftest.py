@@ -17,6 +17,7 @@ from joserfc.jwk import OKPKey
 
 from chassis.identity import Caller, Verifier, current_caller, new_key_pair
 from gateway.live import LiveUpdates
+from sagacity.events.v1 import event_operator_pb2, event_operator_pb2_grpc
 from sagacity.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from sagacity.orders.v1 import orders_pb2, orders_pb2_grpc
 from sagacity.payments.v1 import payments_pb2, payments_pb2_grpc
@@ -31,6 +32,7 @@ SERVICES = (
     (orders_pb2, "Orders", orders_pb2_grpc),
     (sagas_pb2, "OrderSagas", sagas_pb2_grpc),
     (sagas_pb2, "SagaOperator", sagas_pb2_grpc),
+    (event_operator_pb2, "EventOperator", event_operator_pb2_grpc),
 )
 
 

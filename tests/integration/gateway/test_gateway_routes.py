@@ -64,6 +64,16 @@ EXPECTED = {
     ("POST", "/api/v1/admin/sagas/{saga_id}/pause"): "admin",
     ("POST", "/api/v1/admin/sagas/{saga_id}/resume"): "admin",
     ("POST", "/api/v1/admin/sagas/{saga_id}/cancel"): "admin",
+    ("GET", "/api/v1/admin/contexts/{context}/lag"): "admin",
+    ("GET", "/api/v1/admin/contexts/{context}/dead-letters"): "admin",
+    ("GET", "/api/v1/admin/contexts/{context}/dead-letters/detail"): "admin",
+    ("POST", "/api/v1/admin/contexts/{context}/dead-letters/replay"): "admin",
+    ("POST", "/api/v1/admin/contexts/{context}/dead-letters/discard"): "admin",
+    ("POST", "/api/v1/admin/contexts/{context}/consumers/{consumer}/pause"): "admin",
+    ("POST", "/api/v1/admin/contexts/{context}/consumers/{consumer}/resume"): "admin",
+    ("GET", "/api/v1/admin/contexts/{context}/projections"): "admin",
+    ("POST", "/api/v1/admin/contexts/{context}/projections/{projection}/rebuild"): "admin",
+    ("GET", "/api/v1/admin/contexts/{context}/audit"): "admin",
     ("GET", "/healthz"): "anyone",
     ("GET", "/readyz"): "anyone",
     ("GET", "/.well-known/jwks.json"): "anyone",
@@ -106,7 +116,16 @@ def test_the_documentation_can_be_switched_off() -> None:
 async def test_without_a_token_it_is_401_and_without_the_role_403(
     client: httpx2.AsyncClient, backends: Any, method: str, path: str
 ) -> None:
-    address = path.format(sku="A-1", user_id=ID, payment_method_id=ID, order_id=ID, saga_id=ID)
+    address = path.format(
+        context="users",
+        consumer="c",
+        projection="p",
+        sku="A-1",
+        user_id=ID,
+        payment_method_id=ID,
+        order_id=ID,
+        saga_id=ID,
+    )
     for headers in ({}, {"Authorization": "Basic x"}, {"Authorization": "Bearer a.b.c"}):
         response = await client.request(method, address, headers=headers)
         assert response.status_code == 401
