@@ -128,7 +128,7 @@ def _value(field: FieldDescriptor, index: int) -> Any:
         return _known(_WELL_KNOWN, field.message_type.full_name, field)
     if field.enum_type is not None:
         return max(field.enum_type.values, key=lambda value: value.number).name
-    known = _EXAMPLES.get(f"{field.containing_type.name}.{field.name}") or _EXAMPLES.get(field.name)
+    known = _EXAMPLES.get(".".join(field.full_name.split(".")[-2:])) or _EXAMPLES.get(field.name)
     if known:
         return known[index % len(known)]
     if field.type == FieldDescriptor.TYPE_STRING and field.name.endswith("_id"):
