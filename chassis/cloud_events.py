@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
@@ -72,7 +73,8 @@ def from_record(record: Any) -> ReceivedEvent:
     headers = _known(record.headers)
     try:
         event = from_binary(KafkaMessage(headers, record.key, record.value or b""), _format)
-        aggregate_type, _, aggregate_id = str(event.get_subject()).partition("/")
+        subject = event.get_subject() or _subject_of_debezium(event)
+        aggregate_type, _, aggregate_id = subject.partition("/")
         sequence = int(event.get_extension("sequence"))
         occurred_at = event.get_time()
     except Exception as error:
@@ -118,6 +120,12 @@ def full_jitter(attempt: int, *, base_seconds: float, cap_seconds: float) -> flo
     Capped exponential backoff with full jitter: anywhere between nothing and min(cap, base * 2 ** attempt).
     """
     return _jitter.uniform(0, min(cap_seconds, base_seconds * 2 ** min(attempt, 32)))
+
+
+def _subject_of_debezium(event: BaseCloudEvent) -> str:
+    # It cannot put two columns into one header: the type has one of its own, and the id is the message's key.
+    aggregate_type, key = event.get_extension("aggregatetype"), event.get_extension("partitionkey")
+    return f"{aggregate_type}/{key}" if aggregate_type and key else ""
 
 
 def _known(headers: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:

@@ -87,6 +87,7 @@ class ProcessSettings(BaseSettings):
     listen: str = Field(default="127.0.0.1:0", pattern=r"^[^:]+:\d+$", description="host:port to serve on")
     metrics_listen: str = Field(default="", pattern=r"^([^:]+:\d+)?$", description="host:port; empty: none")
     kafka_bootstrap_servers: str = Field(default="", description="host:port,...; empty: no events")
+    relay_enabled: bool = Field(default=True, description="false where Debezium publishes the outbox")
     identity_key_file: Path | None = Field(default=None, description="PEM of this process's private key")
     identity_keys_file: Path | None = Field(default=None, description="JWKS of all services' public keys")
     log_format: Literal["console", "json"] = "console"

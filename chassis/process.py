@@ -47,10 +47,11 @@ def start_relay(
 ) -> Callable[[], None]:
     """Run the relay of this database's outbox; returns what to call after a commit that appended to it.
 
-    Without Kafka there is no relay, and facts stay in the outbox. At the stop it is drained, within a bound.
+    Without Kafka there is no relay, and facts stay in the outbox; nor is there one where the settings leave
+    it to Debezium. At the stop it is drained, within a bound.
     """
     servers = settings.kafka_bootstrap_servers
-    if not servers:
+    if not (servers and settings.relay_enabled):
         return _nobody_to_wake
     relay = Relay(database, bootstrap_servers=servers, topic=topic, owner=settings.process)
     life.start(relay.run(), name="relay")

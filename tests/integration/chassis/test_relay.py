@@ -5,8 +5,11 @@ import pytest
 
 from chassis import relay as relay_module
 from chassis.cloud_events import from_record
+from chassis.config import ProcessSettings
+from chassis.lifecycle import Lifecycle
 from chassis.outbox import BUCKETS, OUTBOX_DDL, append
 from chassis.postgres import Database
+from chassis.process import start_relay
 from chassis.relay import Relay
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
@@ -177,3 +180,18 @@ async def test_a_relay_that_lost_its_lease_deletes_and_takes_nothing(
     assert [taken["position"] for taken in await healthy._advance()] == [row["position"]]
     epochs = await rows(database, "SELECT count(*) AS n FROM outbox_lease WHERE epoch = 2")
     assert epochs == [{"n": BUCKETS}]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_service_runs_its_relay_unless_the_outbox_is_left_to_debezium(
+    *, enabled: bool, open_database: Any, publish: Any, rows: Any, kafka_bootstrap_servers: str, topic: str
+) -> None:
+    database = await open_database(OUTBOX_DDL)
+    await publish(database, "order-1", 1)
+    settings = ProcessSettings(kafka_bootstrap_servers=kafka_bootstrap_servers, relay_enabled=enabled)
+    async with asyncio.TaskGroup() as group:
+        life = Lifecycle(group)
+        start_relay(life, settings, database, topic=topic)()
+        life.stopping.set()
+        await life.drain()
+    assert await remaining(rows, database) == (0 if enabled else 1)
