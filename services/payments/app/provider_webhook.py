@@ -170,7 +170,8 @@ async def _record(
         ),
         refunded_before=before.refunded_minor,
     )
-    await settling.settle_in(tx, after, params | _NO_STEP, unasked)
+    changed = await settling.settle_in(tx, after, params | _NO_STEP, unasked)
+    assert changed, "the payment's lock is held"
     return Outcome.APPLIED
 
 

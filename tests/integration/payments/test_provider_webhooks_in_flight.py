@@ -111,6 +111,19 @@ async def test_a_refund_that_comes_before_our_capture_is_recorded_waits_for_it(w
     assert await given_back(world, step) == [(500, BY_PROVIDER)]
 
 
+async def test_a_capture_whose_answer_was_lost_records_no_refund_of_the_provider(world: World) -> None:
+    step = await world.authorised("tok_timeout_after_capture")
+    later = step.later()
+    with pytest.raises(OutcomeUnknownError):
+        await later.capture()
+    made = await world.dashboard.refund(step.order.payment_id, 500)
+    await too_early(world, made)
+    captured = await later.capture()
+    assert (captured.state, captured.refunded_minor) == ("CAPTURED", 0)
+    await applied(world, made)
+    assert await given_back(world, step) == [(500, BY_PROVIDER)]
+
+
 async def test_a_capture_that_comes_after_the_hold_was_let_go_is_refused_for_good(world: World) -> None:
     for told_first in (False, True):
         held = Held(world, "capture", after=False)
