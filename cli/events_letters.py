@@ -62,7 +62,9 @@ def list_letters(
 
         return await pages(page, limit)
 
-    answers = asyncio.run(ask(chosen(context), identity_key_file, question))
+    # Only its own context knows a consumer.
+    whose = [context_of(consumer, "consumer", None)] if consumer and not context else chosen(context)
+    answers = asyncio.run(ask(whose, identity_key_file, question))
     found = [(answer.context, each) for answer in answers for each in answer.found or []]
     show_answers(
         answers,
@@ -160,14 +162,15 @@ def replay(
 
 
 async def _replay(context: str, key_file: Path | None, request: pb.ReplayDeadLettersRequest) -> Replayed:
-    """Call until nothing is left, or nothing is applied any more."""
+    """Call until all of it was tried once; what failed first is told."""
     done = Replayed()
     async with connected(context, key_file) as operator:
         for _ in range(MAX_REPLAY_CALLS):
             rpc = operator.stub.ReplayDeadLetters
             reply = await operator.call(rpc, request, timeout_seconds=REPLAY_SECONDS)
-            done = Replayed(done.applied + reply.applied, reply.left, reply.error)
-            if not reply.left or not reply.applied:
+            done = Replayed(done.applied + reply.applied, reply.left, done.error or reply.error)
+            request.page_token = reply.next_page_token
+            if not reply.next_page_token:
                 break
     return done
 

@@ -30,7 +30,7 @@ STATE_STYLES = {
 LATE_SECONDS = 60
 MAX_PARTITIONS_SHOWN = 4
 _RIGHT = frozenset({"outbox", "oldest", "dead letters", "halted keys", "#", "replays", "copied", "aside"})
-_LONG = frozenset({"partition lag", "error", "reason", "target", "aggregate"})
+_LONG = frozenset({"partition lag", "error", "reason", "target", "aggregate", "outcome"})
 
 
 def consumer_state(state: int) -> str:
@@ -134,9 +134,9 @@ def projection_table(projections: Iterable[tuple[str, pb.Projection]]) -> Table:
 
 def audit_table(entries: Iterable[tuple[str, pb.AuditEntry]]) -> Table:
     """One line an entry."""
-    table = _table("time", "context", "actor", "action", "target", "reason")
+    table = _table("time", "context", "actor", "action", "target", "reason", "outcome")
     for context, entry in entries:
-        words = (entry.actor, entry.action, entry.target, entry.reason)
+        words = (entry.actor, entry.action, entry.target, entry.reason, entry.outcome)
         table.add_row(stamp_of(entry.time), context, *map(safe, words))
     return table
 

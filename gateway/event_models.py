@@ -6,7 +6,7 @@ from fastapi import Path
 from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from gateway.models import Body, PageQuery, Query, Reason
+from gateway.models import DEFAULT_PAGE_SIZE, Body, PageSize, Query, Reason
 
 # Names of Kafka, of consumers and of aggregates: whatever is one line.
 _LINE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
@@ -38,9 +38,15 @@ Aggregate = Annotated[
 ]
 
 
-class DeadLetterQuery(PageQuery):
+# It names an aggregate, whose name may be long.
+LetterToken = Annotated[str, StringConstraints(max_length=4_000, pattern=r"^[A-Za-z0-9_=.~-]*$")]
+
+
+class DeadLetterQuery(Query):
     """Which dead letters to list."""
 
+    page_size: PageSize = DEFAULT_PAGE_SIZE
+    page_token: LetterToken = ""
     consumer: Annotated[str, _Filter] = ""
     aggregate: Annotated[str, StringConstraints(max_length=500, pattern=_LINE_PATTERN)] = ""
     type: Annotated[str, _Filter] = ""
@@ -65,6 +71,9 @@ class DeadLetterReplay(EventVerb):
 
     consumer: Consumer
     aggregate: Aggregate | None = None
+    page_token: Annotated[LetterToken, Field(description="Of the answer before, to go on with the rest.")] = (
+        ""
+    )
 
 
 class DeadLetterDiscard(EventVerb):

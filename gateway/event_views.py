@@ -77,11 +77,15 @@ class DeadLetterDetailView(View):
 
 
 class ReplayView(View):
-    """What became of a replay; `error` is why the first that failed did, null where none did."""
+    """What became of a replay; `error` is why the first that failed did, null where none did.
+
+    Where `next_page_token` is not null, the request came to its bound: send it again with the token.
+    """
 
     applied: int
     left: int
     error: str | None
+    next_page_token: str | None
 
 
 class DiscardView(View):
@@ -117,6 +121,7 @@ class AuditEntryView(View):
     action: Annotated[str, Field(examples=["replay"])]
     target: str
     reason: str
+    outcome: Annotated[str, Field(description="What came of it, in a sentence.")]
 
 
 def lag(message: pb.GetLagResponse) -> LagView:
@@ -201,6 +206,16 @@ def projection(message: pb.Projection) -> ProjectionView:
     )
 
 
+def replay(message: pb.ReplayDeadLettersResponse) -> ReplayView:
+    """Renders what became of a replay."""
+    return ReplayView(
+        applied=message.applied,
+        left=message.left,
+        error=message.error or None,
+        next_page_token=message.next_page_token or None,
+    )
+
+
 def audit_entry(message: pb.AuditEntry) -> AuditEntryView:
     """Renders what an operator did."""
     return AuditEntryView(
@@ -209,6 +224,7 @@ def audit_entry(message: pb.AuditEntry) -> AuditEntryView:
         action=message.action,
         target=message.target,
         reason=message.reason,
+        outcome=message.outcome,
     )
 
 

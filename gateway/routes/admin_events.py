@@ -84,11 +84,15 @@ async def replay_dead_letters(
     """Applies what is parked of an aggregate, or of every halted one, in order, until one fails again."""
     operator = context.backends.events[context_name]
     request = pb.ReplayDeadLettersRequest(
-        consumer=body.consumer, aggregate=body.aggregate or "", actor=context.user_id, reason=body.reason
+        consumer=body.consumer,
+        aggregate=body.aggregate or "",
+        actor=context.user_id,
+        reason=body.reason,
+        page_token=body.page_token,
     )
     rpc = operator.stub.ReplayDeadLetters
     reply = await context.call(operator, rpc, request, timeout_seconds=REPLAY_TIMEOUT_SECONDS)
-    return views.ReplayView(applied=reply.applied, left=reply.left, error=reply.error or None)
+    return views.replay(reply)
 
 
 @ROUTER.post("/dead-letters/discard", responses=problems(_REFUSED))

@@ -232,7 +232,7 @@ async def test_projections_and_the_audit_are_shown(client: httpx2.AsyncClient, b
             "switch_time": None,
         }
     ]
-    words = {"actor": "ops", "action": "replay", "target": AGGREGATE, "reason": "why"}
+    words = {"actor": "ops", "action": "replay", "target": AGGREGATE, "reason": "why", "outcome": "1 applied"}
     entry = pb.AuditEntry(time=Timestamp(seconds=60), **words)
     backends.answers["ListAuditEntries"] = pb.ListAuditEntriesResponse(entries=[entry], next_page_token="t2")
     assert (await look(client, backends, "audit", page_size="1", page_token="t1")).json() == {
@@ -261,13 +261,14 @@ async def test_a_verb_is_asked_in_the_name_of_the_admin(
 
 async def test_verbs_answer_with_what_became_of_it(client: httpx2.AsyncClient, backends: Any) -> None:
     everything = {"consumer": CONSUMER, **WHY}
-    backends.answers["ReplayDeadLetters"] = pb.ReplayDeadLettersResponse(applied=2)
-    answer = await ask(client, backends, "dead-letters/replay", everything)
-    assert answer.json() == {"applied": 2, "left": 0, "error": None}
+    backends.answers["ReplayDeadLetters"] = pb.ReplayDeadLettersResponse(applied=2, next_page_token="t2")
+    answer = await ask(client, backends, "dead-letters/replay", {**everything, "page_token": "t1"})
+    assert answer.json() == {"applied": 2, "left": 0, "error": None, "next_page_token": "t2"}
+    assert backends.last("ReplayDeadLetters")[0].page_token == "t1"
     assert backends.last("ReplayDeadLetters")[0].aggregate == ""
     backends.answers["ReplayDeadLetters"] = pb.ReplayDeadLettersResponse(left=1, error="no")
     answer = await ask(client, backends, "dead-letters/replay", everything)
-    assert answer.json() == {"applied": 0, "left": 1, "error": "no"}
+    assert answer.json() == {"applied": 0, "left": 1, "error": "no", "next_page_token": None}
     backends.answers["DiscardDeadLetter"] = pb.DiscardDeadLetterResponse(left=4)
     assert (await ask(client, backends, "dead-letters/discard", {**ONE, **WHY})).json() == {"left": 4}
     backends.answers["PauseConsumer"] = pb.PauseConsumerResponse(state=pb.CONSUMER_STATE_PAUSED)
