@@ -7,7 +7,8 @@ from typing import ClassVar
 from pydantic import Field, SecretStr, field_validator
 
 from chassis.config import ProcessSettings
-from services.payments.webhooks import MIN_SECRET_CHARACTERS
+
+MIN_SECRET_CHARACTERS = 16
 
 
 class PaymentsSettings(ProcessSettings):

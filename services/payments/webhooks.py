@@ -23,7 +23,6 @@ MAX_BODY_BYTES: Final = 64 * 1024
 # Between the provider's clock and ours, and on the way: what was signed longer ago may be somebody's copy.
 SIGNATURE_TOLERANCE_SECONDS: Final = 300
 MAX_SIGNATURES: Final = 4
-MIN_SECRET_CHARACTERS: Final = 16
 MAX_INTEGER_DIGITS: Final = 18  # of minor units; a bigint holds any of these
 
 # The kinds of events that tell of money; any other is none of our business.

@@ -29,7 +29,7 @@ from deploy.local.programs import (
 from deploy.local.sample_data import PRODUCTS, SCARCE_SKU
 from deploy.local.secret_files import SecretFiles
 from deploy.local.welcome import curl_lines
-from services.payments.webhooks import MIN_SECRET_CHARACTERS
+from services.payments.config import MIN_SECRET_CHARACTERS
 
 
 def surroundings(folder: Path, orchestrators: int = 1) -> Surroundings:

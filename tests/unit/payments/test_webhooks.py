@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from chassis.config import SettingsError
-from services.payments.config import PaymentsSettings
+from services.payments.config import MIN_SECRET_CHARACTERS, PaymentsSettings
 from services.payments.domain import WebhookMalformedError, WebhookSignatureError
 from services.payments.webhooks import (
     MAX_BODY_BYTES,
     MAX_SIGNATURES,
-    MIN_SECRET_CHARACTERS,
     SIGNATURE_TOLERANCE_SECONDS,
     TYPES,
     parse,
