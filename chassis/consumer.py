@@ -13,16 +13,17 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from chassis.cloud_events import ReceivedEvent, from_record, full_jitter, unreadable
+from chassis.consumer_metrics import APPLIED, DUPLICATES, GAPS, OUTAGES, PARKED, REGRESSIONS, STOPPED
+from chassis.consumer_session import REBALANCE_TIMEOUT_MS, PartitionsGoneError, Session
+from chassis.crash_points import crash_point
 from chassis.errors import Fault
-from chassis.inbox import INBOX_DDL, GapError, Handler, Inbox
+from chassis.inbox import INBOX_DDL, ConsumerState, GapError, Handler, Inbox, NotRunningError
 from chassis.postgres import Database
-from chassis.telemetry import counter
 
-__all__ = ["INBOX_DDL", "Consumer", "GapError", "Handler", "ReceivedEvent"]
+__all__ = ["INBOX_DDL", "Consumer", "Consumers", "GapError", "Handler", "ReceivedEvent"]
 
 MAX_BATCH = 200
 MAX_ATTEMPTS = 5
@@ -31,20 +32,39 @@ POLL_MS = 500
 # As in the relay: a transaction for ten events costs little more than one for a single event.
 PACE_SECONDS = 0.05
 STOP_TIMEOUT_SECONDS = 5.0
+LAST_COMMIT_SECONDS = 1.0
 BACKOFF_BASE_SECONDS = 0.1
 BACKOFF_CAP_SECONDS = 10.0
 # How soon a topic that is made after the start is seen.
 METADATA_MAX_AGE_MS = 5_000
+# What the inbox keeps of an event; ours are a tenth of it. An index cannot hold keys of any length.
+MAX_NAME_LENGTH = 500
+MAX_SEQUENCE = 2**63 - 1
 
-APPLIED = counter("sagacity_consumer_applied", "Events that were applied", "group")
-DUPLICATES = counter("sagacity_consumer_duplicates", "Events that had been applied before", "group")
-PARKED = counter("sagacity_consumer_parked", "Events that went to the dead letters", "group")
-OUTAGES = counter("sagacity_consumer_outages", "Times that consuming came to a halt", "group")
 _log = structlog.get_logger(__name__)
 
 
-class TooManyHaltedError(Exception):
-    """So many events in a row could not be applied that it must be the code."""
+class Consumers:
+    """The consumers of a process, by name, for those who look at them and repair them."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, Consumer] = {}
+
+    def add(self, consumer: "Consumer") -> None:
+        """Registers one."""
+        self._all[consumer.inbox.consumer] = consumer
+
+    def remove(self, consumer: "Consumer") -> None:
+        """Forgets one."""
+        self._all.pop(consumer.inbox.consumer, None)
+
+    def find(self, name: str) -> "Consumer | None":
+        """Returns the one of this name, if there is one."""
+        return self._all.get(name)
+
+    def all(self) -> "list[Consumer]":
+        """Returns all of them, by name."""
+        return [consumer for _, consumer in sorted(self._all.items())]
 
 
 class Consumer:
@@ -59,12 +79,15 @@ class Consumer:
         group: str,
         handlers: Mapping[str, Handler],
         generation: int = 1,
+        registry: Consumers | None = None,
     ) -> None:
+        """Makes it; `registry` has it while it runs."""
+        self.inbox = Inbox(database, consumer=group, generation=generation, handlers=handlers)
+        self.topics = topics
         self._bootstrap_servers = bootstrap_servers
-        self._topics = topics
         self._group = group
         self._database = database
-        self._inbox = Inbox(database, consumer=group, generation=generation, handlers=handlers)
+        self._registry = registry or Consumers()
         self._failures = 0
         self._halts_in_a_row = 0
         self._caught_up = False
@@ -74,27 +97,25 @@ class Consumer:
     async def run(self) -> None:
         """Consumes until it is cancelled or drained, whether Kafka and the database are there or not.
 
-        After `MAX_HALTS_IN_A_ROW` events in a row that could not be applied it consumes no more, for that is
-        bad code and not bad data: it says so once, and waits to be stopped.
+        After `MAX_HALTS_IN_A_ROW` events in a row that could not be applied it halts, in every process, for
+        that is bad code and not bad data: it says so once, and waits to be resumed.
         """
         # aiokafka reports every attempt to connect; one line per outage, from here, says as much.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        self._registry.add(self)
         try:
             while not self._caught_up:
                 await self._run_once()
         finally:
+            self._registry.remove(self)
             # Only now, the connections closed and the group left, may a drainer end the process: a member
             # that goes without a word keeps its partitions from the others until its session runs out.
             self._drained.set()
 
     async def _run_once(self) -> None:
         try:
-            async with self._kafka() as kafka:
-                await self._consume(kafka)
-        except TooManyHaltedError:
-            _log.critical("consumer_stopped", group=self._group, halts_in_a_row=self._halts_in_a_row)
-            await self._draining.wait()
-            self._caught_up = True
+            async with self._joined() as (kafka, session):
+                await self._consume(kafka, session)
         except Exception as error:  # noqa: BLE001  # whatever it is, the events are in Kafka still
             if not self._failures:
                 OUTAGES.labels(self._group).inc()
@@ -103,7 +124,10 @@ class Consumer:
             await _back_off(self._failures)
 
     async def drain(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> bool:
-        """Applies what the topics hold now, then ends `run`; False when the time-out came first."""
+        """Applies what the topics hold now, then ends `run`; False when the time-out came first.
+
+        One that is paused or halted ends at once.
+        """
         self._draining.set()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -113,31 +137,44 @@ class Consumer:
         return True
 
     @asynccontextmanager
-    async def _kafka(self) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _joined(self) -> AsyncIterator[tuple[AIOKafkaConsumer, Session]]:
         kafka = AIOKafkaConsumer(
-            *self._topics,
             bootstrap_servers=self._bootstrap_servers,
             group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
         )
+        session = Session(kafka, self._group)
         try:
+            kafka.subscribe(self.topics, listener=session)
             await kafka.start()
-            yield kafka
+            yield kafka, session
         finally:
+            session.hide_lag(kafka.assignment())
+            await session.commit_for_others(LAST_COMMIT_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
                     await kafka.stop()
 
-    async def _consume(self, kafka: AIOKafkaConsumer) -> None:
-        while True:
+    async def _consume(self, kafka: AIOKafkaConsumer, session: Session) -> None:
+        while not self._caught_up:
             polled = await kafka.getmany(timeout_ms=POLL_MS, max_records=MAX_BATCH)
-            for partition, records in polled.items():
-                await self._apply(records)
-                # A rebalance took the partition: its new owner gets these events again, and drops them.
-                with suppress(CommitFailedError, IllegalStateError):
-                    await kafka.commit({partition: records[-1].offset + 1})
+            epoch = session.epoch
+            try:
+                for partition, records in polled.items():
+                    await session.look_at(epoch, partition, records)
+                    await self._apply(session, epoch, partition, records)
+            except PartitionsGoneError:
+                continue
+            except NotRunningError as stop:
+                session.give_back(polled, epoch)
+                await session.commit()
+                await self._wait_while_stopped(kafka, session, stop.state)
+                continue
+            await session.commit()
+            await session.show_lag()
             if self._failures:
                 self._failures = 0
                 _log.info("consumer_resumed", group=self._group)
@@ -145,53 +182,101 @@ class Consumer:
                 await asyncio.sleep(PACE_SECONDS)
             if not polled and self._draining.is_set() and await _caught_up(kafka):
                 self._caught_up = True
-                return
 
-    async def _apply(self, records: Sequence[Any]) -> None:
+    async def _wait_while_stopped(
+        self, kafka: AIOKafkaConsumer, session: Session, state: ConsumerState
+    ) -> None:
+        """Stays in the group with the offsets as they are, until an operator says that it may go on."""
+        _log.warning("consumer_stopped", group=self._group, state=state)
+        while state is not ConsumerState.RUNNING and not self._draining.is_set():
+            for each in ConsumerState.PAUSED, ConsumerState.HALTED:
+                STOPPED.labels(self._group, each).set(state is each)
+            # Each time anew, for a rebalance gives partitions that are not paused.
+            kafka.pause(*kafka.assignment())
+            # Who asks for nothing for too long is put out of the group.
+            polled = await kafka.getmany(timeout_ms=POLL_MS, max_records=MAX_BATCH)
+            session.give_back(polled, session.epoch)
+            await session.show_lag()
+            state = await self.inbox.state()
+        self._caught_up = state is not ConsumerState.RUNNING
+        self._halts_in_a_row = 0
+        kafka.resume(*kafka.paused())
+        for each in ConsumerState.PAUSED, ConsumerState.HALTED:
+            STOPPED.labels(self._group, each).set(0)
+        _log.info("consumer_continues", group=self._group)
+
+    async def _apply(
+        self, session: Session, epoch: int, partition: TopicPartition, records: Sequence[Any]
+    ) -> None:
         events = []
         for record in records:
             try:
-                events.append(from_record(record))
+                events.append(_read(record))
             except ValueError as error:
-                await self._park(unreadable(record), error)
+                await self._park(session, epoch, unreadable(record), error)
         try:
-            await self._apply_together(events)
+            await self._apply_together(session, epoch, events)
+        except (NotRunningError, PartitionsGoneError):
+            raise
         except Exception:  # noqa: BLE001  # which of them it was is found out one by one
             for event in events:
-                await self._apply_alone(event)
+                await self._apply_alone(session, epoch, event)
+                session.applied(partition, event.offset)
+        session.applied(partition, records[-1].offset)
 
-    async def _apply_together(self, events: list[ReceivedEvent]) -> None:
-        result = await self._inbox.apply(events)
+    async def _apply_together(self, session: Session, epoch: int, events: list[ReceivedEvent]) -> None:
+        if not events:
+            return
+        async with session.transaction(epoch):
+            result = await self.inbox.apply(events)
+        crash_point("consumer.after_apply")
         APPLIED.labels(self._group).inc(result.applied)
         DUPLICATES.labels(self._group).inc(result.duplicates)
         PARKED.labels(self._group).inc(result.parked)
+        for event in result.other_facts:
+            REGRESSIONS.labels(self._group, "sequence").inc()
+            _log.error(
+                "sequence_went_back", group=self._group, aggregate=event.aggregate, sequence=event.sequence
+            )
         if result.applied:
             self._halts_in_a_row = 0
 
-    async def _apply_alone(self, event: ReceivedEvent) -> None:
+    async def _apply_alone(self, session: Session, epoch: int, event: ReceivedEvent) -> None:
         attempts = 0
         waits = 0
         while True:
             try:
-                await self._apply_together([event])
+                await self._apply_together(session, epoch, [event])
+            except (NotRunningError, PartitionsGoneError):
+                raise
+            except GapError as error:
+                # What is missing does not come by waiting.
+                if await self._park(session, epoch, event, error):
+                    GAPS.labels(self._group).inc()
+                return
             except Exception as error:  # noqa: BLE001  # a handler may raise anything; it is parked in the end
                 waits += 1
                 # A database that is away is not the event's fault, however long it lasts.
                 attempts += await self._is_database_there()
                 if attempts >= MAX_ATTEMPTS:
-                    await self._park(event, error)
+                    await self._park(session, epoch, event, error)
                     return
                 await _back_off(waits)
             else:
                 return
 
-    async def _park(self, event: ReceivedEvent, error: Exception) -> None:
-        await self._inbox.park(event, repr(error))
+    async def _park(self, session: Session, epoch: int, event: ReceivedEvent, error: Exception) -> bool:
+        async with session.transaction(epoch):
+            if not await self.inbox.park(event, repr(error)):
+                return False
         PARKED.labels(self._group).inc()
         _log.error("event_parked", group=self._group, aggregate=event.aggregate, error=repr(error))
         self._halts_in_a_row += 1
         if self._halts_in_a_row >= MAX_HALTS_IN_A_ROW:
-            raise TooManyHaltedError
+            await self.inbox.halt()
+            _log.critical("consumer_halts", group=self._group, halts_in_a_row=self._halts_in_a_row)
+            raise NotRunningError(await self.inbox.state())
+        return True
 
     async def _is_database_there(self) -> bool:
         try:
@@ -199,6 +284,19 @@ class Consumer:
         except Fault:
             return False
         return True
+
+
+def _read(record: Any) -> ReceivedEvent:
+    """Reads a record as an event that the inbox can keep; ValueError where it is none."""
+    if record.value is None:
+        raise ValueError("not an event of ours: a record without a value")
+    event = from_record(record)
+    names = (event.id, event.type, event.traceparent or "", event.aggregate)
+    if any("\x00" in name or len(name) > MAX_NAME_LENGTH for name in names):
+        raise ValueError("not an event of ours: a name in it is too long or has a NUL")
+    if event.sequence > MAX_SEQUENCE:
+        raise ValueError("not an event of ours: its sequence is too large")
+    return event
 
 
 async def _caught_up(kafka: AIOKafkaConsumer) -> bool:

@@ -4,20 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from chassis import consumer as consumer_module
 from chassis import relay as relay_module
 from chassis.cloud_events import to_message
-from chassis.consumer import INBOX_DDL, Consumer, Handler, ReceivedEvent
+from chassis.consumer import Consumer, Handler, ReceivedEvent
+from chassis.consumer_session import Session
 from chassis.ids import new_id
+from chassis.inbox import EVENT_OPERATIONS_DDL, INBOX_DDL
 from chassis.outbox import OUTBOX_DDL
 from chassis.postgres import Database, Transaction, statement
 from chassis.relay import Relay
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 
-DDL = INBOX_DDL + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
+DDL = (
+    INBOX_DDL
+    + EVENT_OPERATIONS_DDL
+    + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
+)
+    INBOX_DDL
+    + EVENT_OPERATIONS_DDL
+    + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
+)
 PLACED = "sagacity.orders.v1.OrderPlaced"
 POISON = b"poison"
 DRAIN_SECONDS = 30.0
@@ -92,6 +102,16 @@ def relay_time() -> Any:
     return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+async def polled(kafka: Any, count: int) -> tuple[Any, list[Any]]:
+    """Read so many records, which are in one partition."""
+    records: list[Any] = []
+    async with asyncio.timeout(DRAIN_SECONDS):
+        while len(records) < count:
+            for batch in (await kafka.getmany(timeout_ms=50)).values():
+                records.extend(batch)
+    return TopicPartition(records[0].topic, records[0].partition), records
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DRAIN_SECONDS):
         while True:
@@ -127,13 +147,10 @@ async def test_a_consumer_that_died_before_its_offset_commit_applies_nothing_twi
     database = await open_database(DDL)
     await send(("a", 1), ("a", 2))
     first = new_consumer(database)
-    async with first._kafka() as kafka:
-        records: list[Any] = []
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while len(records) < 2:
-                for batch in (await kafka.getmany(timeout_ms=50)).values():
-                    records.extend(batch)
-        await first._apply(records)
+    async with first._joined() as (kafka, session):
+        partition, records = await polled(kafka, 2)
+        await first._apply(session, session.epoch, partition, records)
+        session.applied(partition, records[0].offset - 1)
     assert await effects(database) == {"a": [1, 2]}
     await send(("a", 3))
 
@@ -151,13 +168,13 @@ async def test_two_consumers_that_both_believe_they_own_a_partition_apply_an_eve
     database = await open_database(DDL)
     await send(("a", 1), ("a", 2))
     one, two = new_consumer(database), new_consumer(database)
-    async with one._kafka() as kafka:
-        records: list[Any] = []
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while len(records) < 2:
-                for batch in (await kafka.getmany(timeout_ms=50)).values():
-                    records.extend(batch)
-    await asyncio.gather(one._apply(records), two._apply(records))
+    async with one._joined() as (kafka, session):
+        partition, records = await polled(kafka, 2)
+        other = Session(kafka, "another member")
+        await asyncio.gather(
+            one._apply(session, session.epoch, partition, records),
+            two._apply(other, other.epoch, partition, records),
+        )
     assert await effects(database) == {"a": [1, 2]}
 
 
