@@ -235,8 +235,9 @@ class Relay:
         if self._stuck:
             for row in outcome.published:
                 self._stuck.pop(row["aggregateid"], None)
-        if outcome.suspected:
-            self._alone_up_to = max(row["position"] for row in outcome.suspected)
+        if outcome.spent:
+            bad = [*outcome.suspected, *(row for row, _ in outcome.refused)]
+            self._alone_up_to = max(self._alone_up_to, *(row["position"] for row in bad))
         for row, error in outcome.refused:
             self._hold_back(row, error)
         if outcome.failure:

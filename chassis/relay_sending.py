@@ -121,9 +121,9 @@ class Sending:
             if row["aggregateid"] in self._halted:
                 rows.popleft()
                 continue
-            message = to_message(row, source=self.topic)
-            if too_large(message):
-                self._refuse(rows.popleft(), RecordTooLargeError(f"more than {MAX_RECORD_BYTES} bytes"))
+            message = self._message(row)
+            if message is None:
+                rows.popleft()
                 continue
             alone = row["position"] <= self.alone_up_to
             if (alone and taken) or records.append(timestamp=None, **message) is None:
@@ -133,6 +133,18 @@ class Sending:
                 break
         records.close()
         return records, taken
+
+    def _message(self, row: Row) -> dict[str, Any] | None:
+        # None for an event of which there is none that Kafka takes; it is refused then.
+        try:
+            message = to_message(row, source=self.topic)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this event's, and stays so
+            self._refuse(row, error)
+            return None
+        if too_large(message):
+            self._refuse(row, RecordTooLargeError(f"more than {MAX_RECORD_BYTES} bytes"))
+            return None
+        return message
 
     async def _deliver(self, records: BatchBuilder, partition: int) -> None:
         delivery = await self.producer.send_batch(records, self.topic, partition=partition)

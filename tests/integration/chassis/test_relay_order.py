@@ -158,6 +158,28 @@ async def test_what_the_broker_refuses_stops_its_own_key_and_nothing_that_went_w
     assert everything == {key: list(range(1, 9)) for key in wanted}
 
 
+async def test_an_event_that_is_no_cloud_event_stops_its_own_key_and_no_other(
+    *,
+    open_database: Any,
+    publish_all: Any,
+    rows: Any,
+    running: Any,
+    new_relay: Any,
+    read_topic: Any,
+    topic: str,
+) -> None:
+    database = await open_database(OUTBOX_DDL)
+    await publish_all(database, [("bad", 1, b""), ("bad", 2, b""), ("bad", 3, b""), ("good", 1, b"")])
+    await rows(database, "UPDATE outbox SET type = '' WHERE sequence = 2")
+    relay = new_relay(database)
+    async with running(relay):
+        assert by_key(await read_topic(topic, 2)) == {"bad": [1], "good": [1]}
+        assert not await relay.drain(0.1)
+        await rows(database, "UPDATE outbox SET type = 'sagacity.orders.v1.OrderPlaced'")
+        assert await relay.drain(DRAIN_SECONDS)
+    assert by_key(await read_topic(topic, 4)) == {"bad": [1, 2, 3], "good": [1]}
+
+
 async def test_what_is_fetched_at_once_is_bounded_in_bytes_but_for_one_event(
     open_database: Any, publish: Any, new_relay: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
