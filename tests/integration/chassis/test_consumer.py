@@ -24,10 +24,6 @@ DDL = (
     + EVENT_OPERATIONS_DDL
     + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
 )
-    INBOX_DDL
-    + EVENT_OPERATIONS_DDL
-    + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
-)
 PLACED = "sagacity.orders.v1.OrderPlaced"
 POISON = b"poison"
 DRAIN_SECONDS = 30.0
