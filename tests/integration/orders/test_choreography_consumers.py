@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -39,10 +40,12 @@ async def send(kafka_bootstrap_servers: str, topic: str) -> AsyncIterator[Send]:
     """Put a fact on the topic as a relay would: `await send(aggregate_id, sequence, fact)`."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers, enable_idempotence=True)
     await producer.start()
+    ids: dict[tuple[str, int], UUID] = {}
 
     async def run(aggregate_id: str, sequence: int, fact: Message) -> None:
         row = {
-            "id": new_id(),
+            # The same fact again is the same event.
+            "id": ids.setdefault((aggregate_id, sequence), new_id()),
             "type": fact.DESCRIPTOR.full_name,
             "occurred_at": AT,
             "aggregatetype": "subject",
