@@ -69,7 +69,7 @@ async def add_to_statistics(tx: Transaction, change: StatisticsChange) -> None:
         await tx.fetch(COUNT_ORDERS_AND_SPENT, counts | _amount(change.spent))
     elif change.returned is not None:
         if not await tx.fetch(COUNT_ORDERS_AND_RETURNED, counts | _amount(change.returned)):
-            raise NeverSpentError
+            raise NeverSpentError("what goes back was never counted as spent")
     else:
         await tx.fetch(COUNT_ORDERS, counts)
 
