@@ -74,6 +74,33 @@ async def test_an_order_that_is_being_placed_is_undone_and_the_journal_names_the
     assert {row["actor"] for row in await world.database.fetch(CANCELS, {"id": order_id})} == {"orders"}
 
 
+async def test_an_order_of_a_customer_who_is_deactivated_before_the_pivot_is_undone(world: World) -> None:
+    """P1, I7, I28: the pivot's own refusal is recorded, and turns the saga back."""
+    sku = await world.contexts.product()
+    world.gate.hold("ConfirmOrder")
+    order_id = (await world.place(sku, key="late", wait=0)).order_id
+    await world.gate.arrived["ConfirmOrder"].wait()
+    assert (await world.money(order_id)).kept > 0
+    deactivated = statement(
+        "deactivation_of_a_test",
+        "INSERT INTO customer (user_id, deactivate_time) VALUES (%(id)s, now())"
+        " ON CONFLICT (user_id) DO UPDATE SET deactivate_time = now()",
+    )
+    active = statement("activation_of_a_test", "UPDATE customer SET deactivate_time = NULL")
+    database = world.contexts.databases["orders"]
+    await database.fetch(deactivated, {"id": world.contexts.user_id})
+    try:
+        world.gate.let_go("ConfirmOrder")
+        placed = await world.place(sku, key="late")
+    finally:
+        await database.fetch(active, {})
+    assert placed.progress == sagas_pb2.ORDER_PROGRESS_REJECTED
+    assert (placed.refusal.step, placed.refusal.reason) == ("confirmation", "CUSTOMER_DEACTIVATED")
+    assert await world.order(order_id) == ("REJECTED", "CUSTOMER_DEACTIVATED")
+    assert await world.money(order_id) == (0, 0)
+    assert await world.stock(sku) == (STOCK, 0)
+
+
 async def test_keys_of_a_service_and_of_users_never_meet(world: World) -> None:
     order_id = (await world.place(await world.contexts.product())).order_id
     assert (await world.cancel(order_id, key="the-same")).progress == DONE
