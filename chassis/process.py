@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
 from chassis.barrier_pruning import BarrierPruning
 from chassis.clock import SystemClock
 from chassis.config import ProcessSettings
+from chassis.consumer import Consumer, Consumers, Handler
+from chassis.event_operator import EventOperator
+from chassis.grpc_server import Server
 from chassis.lifecycle import DRAIN_SECONDS, Lifecycle
 from chassis.postgres import Database
+from chassis.projections import Projection
 from chassis.relay import Relay
 from chassis.telemetry import serve_metrics
+from sagacity.events.v1 import event_operator_pb2_grpc
 
 # Less than the lifecycle gives each action: with Kafka away the outbox keeps what is left.
 RELAY_DRAIN_SECONDS = DRAIN_SECONDS / 2
@@ -62,6 +67,50 @@ def start_relay(
 
     life.on_stop(drain)
     return relay.wake
+
+
+def start_consumer(
+    life: Lifecycle,
+    settings: ProcessSettings,
+    database: Database,
+    consumers: Consumers,
+    *,
+    topic: str,
+    group: str,
+    handlers: Mapping[str, Handler],
+) -> None:
+    """Apply a topic's events to this database, until the stop; without Kafka nothing is consumed."""
+    if not settings.kafka_bootstrap_servers:
+        return
+    consumer = Consumer(
+        database,
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        topics=[topic],
+        group=group,
+        handlers=handlers,
+        registry=consumers,
+    )
+    life.start(consumer.run(), name=f"consumer {group}")
+
+
+def serve_event_operator(
+    server: Server,
+    settings: ProcessSettings,
+    database: Database,
+    *,
+    topic: str,
+    consumers: Consumers | None = None,
+    projections: Iterable[Projection] = (),
+) -> None:
+    """Let operators look into this context's events and repair them; its policies go to `build_server`."""
+    servicer = EventOperator(
+        database,
+        topic=topic,
+        consumers=consumers or Consumers(),
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        projections={projection.name: projection for projection in projections},
+    )
+    event_operator_pb2_grpc.add_EventOperatorServicer_to_server(servicer, server.server)
 
 
 def start_barrier_pruning(life: Lifecycle, database: Database) -> None:

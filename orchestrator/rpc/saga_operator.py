@@ -11,8 +11,7 @@ import grpc.aio
 from typing_extensions import override
 
 from chassis.errors import Fault, FaultKind
-from chassis.grpc_server import Allow
-from chassis.identity import current_caller
+from chassis.operators import OPERATORS, actor
 from chassis.page_tokens import decode_page_token, encode_page_token
 from chassis.postgres import Database, Row
 from chassis.timestamps import to_timestamp
@@ -29,12 +28,8 @@ WATCH_SAGA_SECONDS = 0.25
 WATCH_OPEN_SECONDS = 1.0
 MAX_WATCHED = 200
 
-# For an admin, or by the command line, whose key is the permission.
-_OPERATORS = Allow(
-    frozenset({"gateway", "operator"}), roles=frozenset({"admin"}), userless=frozenset({"operator"})
-)
 SAGA_OPERATOR_POLICIES = {
-    method.name: _OPERATORS for method in sagas_pb2.DESCRIPTOR.services_by_name["SagaOperator"].methods
+    method.name: OPERATORS for method in sagas_pb2.DESCRIPTOR.services_by_name["SagaOperator"].methods
 }
 
 VERBS: Final = {
@@ -211,10 +206,9 @@ class SagaOperator(sagas_pb2_grpc.SagaOperatorServicer):
     ) -> sagas_pb2.Saga:
         saga_id = UUID(request.saga_id)
         await self._require_not_archived(saga_id)
-        # Where a user asks, the journal has their id, whatever name comes with the request.
-        actor = str(current_caller().user_id or request.actor)
+        who = actor(request.actor)
         await self._operations.perform(
-            Request(saga_id, verb, actor, request.reason, step=step, output_json=output_json)
+            Request(saga_id, verb, who, request.reason, step=step, output_json=output_json)
         )
         return _saga(await self._row(saga_id))
 

@@ -3,11 +3,18 @@
 import structlog
 
 from chassis.clock import SystemClock
+from chassis.event_operator import EVENT_OPERATOR_POLICIES
 from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import open_database, start_barrier_pruning, start_metrics, start_relay
+from chassis.process import (
+    open_database,
+    serve_event_operator,
+    start_barrier_pruning,
+    start_metrics,
+    start_relay,
+)
 from chassis.telemetry import configure_logging
 from sagacity.inventory.v1 import inventory_pb2_grpc
 from services.inventory import events, rpc
@@ -35,10 +42,14 @@ async def program(life: Lifecycle) -> None:
     life.start(ExpirySweeper(reservations).run(), name="expiry sweeper")
 
     server = build_server(
-        domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
+        domain=rpc.DOMAIN,
+        policies={**rpc.POLICIES, **EVENT_OPERATOR_POLICIES},
+        verifier=verifier,
+        translate=rpc.translate,
     )
     service = rpc.InventoryService(catalogue, reservations)
     inventory_pb2_grpc.add_InventoryServicer_to_server(service, server.server)
+    serve_event_operator(server, settings, database, topic=events.TOPIC)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import structlog
 
 from chassis.clock import SystemClock
+from chassis.event_operator import EVENT_OPERATOR_POLICIES
 from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
 from chassis.postgres import Database
-from chassis.process import open_database, start_barrier_pruning, start_metrics, start_relay
+from chassis.process import (
+    open_database,
+    serve_event_operator,
+    start_barrier_pruning,
+    start_metrics,
+    start_relay,
+)
 from chassis.telemetry import configure_logging
 from sagacity.payments.v1 import payments_pb2_grpc
 from services.payments import events, rpc
@@ -50,9 +57,13 @@ async def program(life: Lifecycle) -> None:
         webhook_secrets=settings.webhook_secrets(),
     )
     server = build_server(
-        domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
+        domain=rpc.DOMAIN,
+        policies={**rpc.POLICIES, **EVENT_OPERATOR_POLICIES},
+        verifier=verifier,
+        translate=rpc.translate,
     )
     payments_pb2_grpc.add_PaymentsServicer_to_server(rpc.PaymentsServicer(app), server.server)
+    serve_event_operator(server, settings, database, topic=events.TOPIC)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)

@@ -6,13 +6,13 @@ import structlog
 
 from chassis.clock import SystemClock
 from chassis.config import SettingsError
-from chassis.consumer import Consumer
+from chassis.consumer import Consumers
+from chassis.event_operator import EVENT_OPERATOR_POLICIES
 from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.postgres import Database
-from chassis.process import open_database, start_metrics, start_relay
+from chassis.process import open_database, serve_event_operator, start_consumer, start_metrics, start_relay
 from chassis.telemetry import configure_logging
 from sagacity.users.v1 import users_pb2_grpc
 from services.users import events, rpc, subscriber
@@ -35,7 +35,16 @@ async def program(life: Lifecycle) -> None:
     life.on_stop(lambda: asyncio.to_thread(passwords.close))
 
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
-    _start_consumer(life, settings, database)
+    consumers = Consumers()
+    start_consumer(
+        life,
+        settings,
+        database,
+        consumers,
+        topic=subscriber.TOPIC,
+        group=subscriber.CONSUMER_GROUP,
+        handlers=subscriber.HANDLERS,
+    )
     app = Users(
         database=database,
         passwords=passwords,
@@ -49,9 +58,13 @@ async def program(life: Lifecycle) -> None:
         await app.ensure_admin(email=settings.bootstrap_admin_email, password=password)
 
     server = build_server(
-        domain=rpc.DOMAIN, policies=rpc.POLICIES, verifier=verifier, translate=rpc.translate
+        domain=rpc.DOMAIN,
+        policies={**rpc.POLICIES, **EVENT_OPERATOR_POLICIES},
+        verifier=verifier,
+        translate=rpc.translate,
     )
     users_pb2_grpc.add_UsersServicer_to_server(rpc.UsersServicer(app), server.server)
+    serve_event_operator(server, settings, database, topic=events.TOPIC, consumers=consumers)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)
@@ -63,19 +76,6 @@ def _access_tokens(private_key_pem: str) -> AccessTokens:
         return AccessTokens(private_key_pem, clock=SystemClock(), new_id=new_id)
     except ValueError as error:
         raise SettingsError(f"SAGACITY_USERS_SIGNING_KEY: {error}") from None
-
-
-def _start_consumer(life: Lifecycle, settings: UsersSettings, database: Database) -> None:
-    if not settings.kafka_bootstrap_servers:
-        return
-    consumer = Consumer(
-        database,
-        bootstrap_servers=settings.kafka_bootstrap_servers,
-        topics=[subscriber.TOPIC],
-        group=subscriber.CONSUMER_GROUP,
-        handlers=subscriber.HANDLERS,
-    )
-    life.start(consumer.run(), name="consumer")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from chassis.consumer import Consumer
+from chassis.consumer import Consumer, Consumers
 from chassis.errors import Fault
 from chassis.postgres import Database, Transaction
 from chassis.projections import ProjectionState, ProjectionStatus
@@ -70,8 +70,14 @@ class OrderHistoryProjection:
 class OrderHistory:
     """Keeps the generations of the projection; run one in each replica."""
 
-    def __init__(self, database: Database, *, bootstrap_servers: str) -> None:
-        """Makes it; without Kafka (no servers) nothing follows, and a copy is what there is."""
+    def __init__(
+        self, database: Database, *, bootstrap_servers: str, consumers: Consumers | None = None
+    ) -> None:
+        """Makes it; without Kafka (no servers) nothing follows, and a copy is what there is.
+
+        `consumers` has those of its generations while they run.
+        """
+        self._registry = consumers
         self._database = database
         self._servers = bootstrap_servers
         self._consumers: dict[int, asyncio.Task[None]] = {}
@@ -127,6 +133,7 @@ class OrderHistory:
             group=store.consumer_of(number),
             handlers=handlers(number),
             generation=number,
+            registry=self._registry,
         )
 
     async def _copy(self, generation: Generation) -> None:

@@ -1,0 +1,93 @@
+"""How far consumers are, as Kafka has it: what their groups have committed, and where the topics end.
+
+It is asked from outside of the groups, so that any replica can say it of all partitions, and nobody's
+partitions are moved by looking.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+ANSWER_SECONDS = 5.0
+NEVER_COMMITTED = -1
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """How far a group is in one partition; `committed` is NEVER_COMMITTED where it committed nothing."""
+
+    topic: str
+    partition: int
+    committed: int
+    end: int
+    lag: int
+
+
+async def read_lags(
+    bootstrap_servers: str, groups: Mapping[str, Sequence[str]]
+) -> dict[str, list[PartitionLag]]:
+    """Reads how far groups are in their topics, by topic and partition; nothing where Kafka does not answer.
+
+    Args:
+        bootstrap_servers: Where Kafka is.
+        groups: The topics of each group.
+    """
+    if not groups:
+        return {}
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), AsyncExitStack() as stack:
+            kafka = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
+            stack.push_async_callback(kafka.stop)
+            await kafka.start()
+            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+            stack.push_async_callback(admin.close)
+            await admin.start()
+            return await _read(kafka, admin, groups)
+    except (KafkaError, OSError, TimeoutError) as error:
+        _log.warning("lag_not_known", error=repr(error))
+        return {}
+
+
+async def _read(
+    kafka: AIOKafkaConsumer, admin: AIOKafkaAdminClient, groups: Mapping[str, Sequence[str]]
+) -> dict[str, list[PartitionLag]]:
+    existing = await kafka.topics()
+    topics = sorted({topic for of_group in groups.values() for topic in of_group if topic in existing})
+    partitions = [
+        TopicPartition(topic, number)
+        for topic in topics
+        for number in sorted(kafka.partitions_for_topic(topic) or ())
+    ]
+    if not partitions:
+        return {}
+    kafka.assign(partitions)
+    ends = await kafka.end_offsets(partitions)
+    # What the topic keeps no longer is behind nobody.
+    begins = await kafka.beginning_offsets(partitions)
+    found = {}
+    for group, of_group in groups.items():
+        committed = await admin.list_consumer_group_offsets(group)
+        found[group] = [
+            _lag(each, committed[each].offset if each in committed else NEVER_COMMITTED, begins, ends)
+            for each in partitions
+            if each.topic in of_group
+        ]
+    return found
+
+
+def _lag(
+    partition: TopicPartition,
+    committed: int,
+    begins: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
+) -> PartitionLag:
+    end = ends[partition]
+    lag = max(0, end - max(committed, begins[partition]))
+    return PartitionLag(partition.topic, partition.partition, committed, end, lag)
