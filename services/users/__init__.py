@@ -2,5 +2,5 @@
 
 It owns accounts with their passwords, the keys that sign access tokens, address books, and what each
 customer ordered and spent. The last is a projection of the facts that the orders context publishes, and lags
-behind them.
+behind them. An account can be closed for good, after which nothing personal is left of it.
 """

@@ -85,11 +85,12 @@ def consuming(
     return run
 
 
-async def until(database: Database, wanted: CustomerStatistics) -> None:
-    """Waits until a customer's statistics are these."""
+async def becomes(database: Database, wanted: CustomerStatistics) -> bool:
+    """Whether a customer's statistics are these before the patience is at its end."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while await statistics_of_user(database, wanted.user_id) != wanted:  # noqa: ASYNC110 - PostgreSQL tells nobody
             await asyncio.sleep(0.01)
+    return True
 
 
 async def test_an_order_that_is_bought_refunded_and_cancelled_counts_once(
@@ -108,13 +109,13 @@ async def test_an_order_that_is_bought_refunded_and_cancelled_counts_once(
         customer, orders_placed=1, orders_confirmed=1, amount_spent=(Money("EUR", 1034),)
     )
     async with consuming():
-        await until(database, bought)
-    # What comes next is another consumer's; the first had told Kafka of nothing it may not forget.
+        assert await becomes(database, bought)
+    # Another consumer takes over, and all of it comes once more.
     history.append(facts.cancelled(order_id, customer, total=1234, refunded=200))
     for sequence, fact in enumerate(history, start=1):
         await send(order_id, sequence, fact)
     async with consuming():
-        await until(
+        assert await becomes(
             database,
             CustomerStatistics(
                 customer,
@@ -135,7 +136,7 @@ async def test_a_refund_of_what_was_never_bought_is_put_aside_and_holds_up_nobod
     await send(ordinary, 1, facts.placed(ordinary, customer))
     await send(ordinary, 2, facts.confirmed(ordinary, customer, 1234))
     async with consuming():
-        await until(
+        assert await becomes(
             database,
             CustomerStatistics(
                 customer, orders_placed=1, orders_confirmed=1, amount_spent=(Money("EUR", 1234),)
