@@ -7,15 +7,15 @@ without Kafka they look every few seconds instead.
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 from uuid import UUID
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 
 from chassis.cloud_events import full_jitter
 from gateway.metrics import LIVE_STREAMS
@@ -26,6 +26,9 @@ TOPIC: Final = "sagacity.orders.v1"
 POLL_SECONDS: Final = 15.0
 POLL_WITHOUT_KAFKA_SECONDS: Final = 3.0
 MAX_BATCH: Final = 500
+LOOK_SECONDS: Final = 5.0  # how often it is asked whether Kafka is there
+START_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 3.0
 FETCH_MS: Final = 500
 METADATA_MAX_AGE_MS: Final = 5_000
 STOP_SECONDS: Final = 5.0
@@ -112,37 +115,34 @@ class LiveUpdates:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         failures = 0
         while True:
-            # No group: every process hears everything, from now on.
-            kafka = AIOKafkaConsumer(
-                TOPIC,
-                bootstrap_servers=bootstrap_servers,
-                auto_offset_reset="latest",
-                metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            )
             try:
-                await kafka.start()
-                failures = 0
-                await self._hear(kafka)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the streams look by themselves
+                async with _kafka(bootstrap_servers) as kafka:
+                    failures = 0
+                    await self._hear(kafka)
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled():
+                    raise
+                # Whatever it is, the streams look by themselves. It may be a CancelledError: a client that is
+                # closed while it waits for an answer lets its own out.
                 if not failures:
                     _LOG.warning("live updates go without kafka", error=repr(error))
                 failures += 1
             finally:
                 self._follows = False
-                with suppress(TimeoutError, KafkaError):
-                    async with asyncio.timeout(STOP_SECONDS):
-                        await kafka.stop()
             await asyncio.sleep(
                 full_jitter(failures, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=BACKOFF_CAP_SECONDS)
             )
 
     async def _hear(self, kafka: AIOKafkaConsumer) -> None:
-        # What was told before is not heard: everybody looks once.
-        if kafka.assignment():
-            await kafka.seek_to_end()
         self._follows = True
         self._wake_all()
+        looks_at = time.monotonic() + LOOK_SECONDS
         while True:
+            if time.monotonic() >= looks_at:
+                # A broker that is away is silent, as one is that has nothing to tell.
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await kafka.end_offsets(list(kafka.assignment()))
+                looks_at = time.monotonic() + LOOK_SECONDS
             polled = await kafka.getmany(timeout_ms=FETCH_MS, max_records=MAX_BATCH)
             for records in polled.values():
                 for record in records:
@@ -160,3 +160,31 @@ class LiveUpdates:
 
 def _refused(status: int, code: str, detail: str, *, seconds: int = RETRY_AFTER_SECONDS) -> ProblemError:
     return ProblemError(Problem(status, code, detail, headers={"Retry-After": str(seconds)}))
+
+
+@asynccontextmanager
+async def _kafka(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer]:
+    # No group: every process hears everything, from now on.
+    kafka = AIOKafkaConsumer(
+        TOPIC,
+        bootstrap_servers=bootstrap_servers,
+        auto_offset_reset="latest",
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
+    )
+    try:
+        # A broker that is on its way may take a question and never answer it.
+        async with asyncio.timeout(START_SECONDS):
+            await kafka.start()
+            # What was told before is not heard: everybody looks once.
+            if kafka.assignment():
+                await kafka.seek_to_end()
+        yield kafka
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await kafka.stop()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())

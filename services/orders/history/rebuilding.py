@@ -93,7 +93,11 @@ class OrderHistory:
                 try:
                     await self._look()
                     self._failing = False
-                except (Fault, KafkaError, OSError, TimeoutError) as error:
+                except (Fault, KafkaError, OSError, TimeoutError, asyncio.CancelledError) as error:
+                    task = asyncio.current_task()
+                    # Kafka's client lets its own CancelledError out, where it is closed while it waits.
+                    if task is not None and task.cancelling():
+                        raise
                     if not self._failing:
                         _log.warning("order_history_waits", error=repr(error))
                     self._failing = True
@@ -112,7 +116,8 @@ class OrderHistory:
     async def _look(self) -> None:
         found = await store.read_generations(self._database)
         following = {each.number for each in found if each.state is GenerationState.FOLLOWING}
-        await self._stop(self._consumers.keys() - following)
+        ended = {number for number, task in self._consumers.items() if task.done()}
+        await self._stop(ended | (self._consumers.keys() - following))
         if self._servers:
             for number in following - self._consumers.keys():
                 self._consumers[number] = asyncio.create_task(self._consumer(number).run())
