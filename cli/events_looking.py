@@ -20,8 +20,8 @@ from cli.output import console, document, plain
 from cli.tables import moment_of
 from sagacity.events.v1 import event_operator_pb2 as pb
 
-# One that hangs does not keep the others from being shown for longer.
-LAG_SECONDS = 4.0
+# One that hangs keeps the others from being shown for so long; one without its Kafka says so before.
+LAG_SECONDS = 8.0
 WATCH_SECONDS = 2.0
 REFRESH_PER_SECOND = 4
 MAX_PAGES = 200

@@ -25,6 +25,8 @@ from sagacity.events.v1 import event_operator_pb2 as pb
 
 ROUTER = router(f"{API}/admin/contexts/{{context}}", tags=["admin"])
 
+# More than a context waits for a Kafka that is away.
+LAG_TIMEOUT_SECONDS: Final = 8.0
 # A replay applies event by event, as many as one call may.
 REPLAY_TIMEOUT_SECONDS: Final = 30.0
 
@@ -39,7 +41,8 @@ _REFUSED: Final = {**_NO_LETTER, 409: "It is not the first that is parked of its
 async def read_lag(context_name: ContextName, context: Ctx) -> views.LagView:
     """Says how far a context's outbox and consumers are behind, and what is halted."""
     operator = context.backends.events[context_name]
-    return views.lag(await context.call(operator, operator.stub.GetLag, pb.GetLagRequest()))
+    rpc, request = operator.stub.GetLag, pb.GetLagRequest()
+    return views.lag(await context.call(operator, rpc, request, timeout_seconds=LAG_TIMEOUT_SECONDS))
 
 
 @ROUTER.get("/dead-letters")

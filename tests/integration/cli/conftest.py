@@ -1,4 +1,4 @@
-"""A real orchestrator process on a real database, with participants whose answers a test writes."""
+"""A real orchestrator with participants whose answers a test writes; and all of what `make run` starts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import pty
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 import pytest
+from aiokafka import AIOKafkaProducer
 from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
 from chassis import grpc_errors
+from chassis.cloud_events import to_message
 from chassis.config import environment
 from chassis.errors import Fault
 from chassis.grpc_client import Connection
@@ -27,9 +30,14 @@ from chassis.ids import new_id
 from deploy.local.children import LOOPBACK, free_port
 from deploy.local.processes import ChildProcess
 from deploy.local.readiness import grpc_probe, wait_until_ready
+from deploy.local.suite import EMBEDDED, MAVEN, Suite
 from sagacity.orders.v1.orders_pb2 import OrderItem, RefundLine
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
+from sagacity.users.v1 import events_pb2 as users_events
+from tests.conftest import JARS, maven_works
 
+USERS_TOPIC = "sagacity.users.v1"
+CONTEXTS = ("users", "inventory", "payments", "orders")
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_SECONDS = 30.0
 CALL_SECONDS = 10.0
@@ -203,6 +211,49 @@ class Stage(Command):
         return await self.at_terminal("sagas", *arguments, typed=typed, **variables)
 
 
+@dataclass
+class Deployment(Command):
+    """What `make run` starts, with a real Kafka where there can be one, and the command beside it."""
+
+    suite: Suite
+    producer: AIOKafkaProducer
+
+    async def publish(self, user_id: str, sequence: int, kind: str = "UserRegistered") -> None:
+        """Put an event of a user on the topic, past the service whose fact it would be."""
+        row = {
+            "id": new_id(),
+            "type": f"sagacity.users.v1.{kind}",
+            "occurred_at": datetime(2026, 11, 21, 12, 0, sequence, tzinfo=UTC),
+            "aggregatetype": "user",
+            "aggregateid": user_id,
+            "sequence": sequence,
+            "payload": getattr(users_events, kind)(user_id=user_id).SerializeToString(),
+            "traceparent": None,
+        }
+        await self.producer.send_and_wait(USERS_TOPIC, **to_message(row, source=USERS_TOPIC))
+
+    async def poison(self, user_id: str = "") -> str:
+        """Publish a user's events, of which orders cannot apply the second; returns the aggregate."""
+        user_id = user_id or f"nobody-{new_id()}"
+        await self.publish(user_id, 1)
+        await self.publish(user_id, 2, "UserDeactivated")
+        await self.publish(user_id, 3)
+        aggregate = f"{USERS_TOPIC}/user/{user_id}"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(await self.letters(aggregate)) < 2:
+                pass
+        return aggregate
+
+    async def letters(self, aggregate: str) -> list[dict[str, Any]]:
+        """The dead letters of an aggregate, as the command lists them."""
+        said = await self.run(
+            "events", "dead-letters", "list", "--context", "orders", "--aggregate", aggregate, "--json"
+        )
+        assert said.code == 0, said.err
+        found: list[dict[str, Any]] = said.json["dead_letters"]
+        return found
+
+
 def _read_all(master: int) -> str:
     found = b""
     try:
@@ -260,3 +311,32 @@ async def whole_stage(
 def stage(whole_stage: Stage) -> Stage:
     whole_stage.participants.reset()
     return whole_stage
+
+
+@pytest.fixture(scope="package")
+async def whole_deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    kafka = MAVEN if maven_works() else EMBEDDED
+    suite = Suite(tmp_path_factory.mktemp("suite"), kafka=kafka, jars=JARS, fsync=False, sample_data=False)
+    await suite.start()
+    try:
+        variables = {
+            **{f"SAGACITY_{name.upper()}_ADDRESS": suite.address(name) for name in CONTEXTS},
+            "SAGACITY_DATA_DIR": str(suite.data_dir),
+            "SAGACITY_KAFKA_BOOTSTRAP_SERVERS": "",
+        }
+        async with AIOKafkaProducer(bootstrap_servers=suite.broker.bootstrap_servers) as producer:
+            yield Deployment(variables, suite, producer)
+    finally:
+        await suite.abort()
+
+
+@pytest.fixture
+def deployment(whole_deployment: Deployment) -> Deployment:
+    return whole_deployment
+
+
+@pytest.fixture
+async def clean_deployment(deployment: Deployment) -> Deployment:
+    """The suite without dead letters of other tests: a new one, where any are left."""
+    assert (await deployment.run("events", "dead-letters", "list", "--json")).json["dead_letters"] == []
+    return deployment

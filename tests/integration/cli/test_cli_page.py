@@ -1,4 +1,4 @@
-"""docs/cli.md: its commands are run, what they print is compared, its tables name what there is."""
+"""docs/cli.md and its how-to: commands are run, what they print is compared, tables name what there is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from cli.__main__ import run
 from cli.failures import ExitCode
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.orders.v1.orders_pb2 import QuoteRefundResponse
-from tests.integration.cli.conftest import ROOT
+from tests.integration.cli.conftest import ROOT, Deployment
 
 PAGE = ROOT / "docs" / "cli.md"
+REPAIR_PAGE = ROOT / "docs" / "how-to" / "repair-events.md"
 NEXT = "--- next ---"
 SECONDS = 60
 NO = Fault(FaultKind.FAILED_PRECONDITION, "RESERVATION_NOT_COMMITTED", "the units are not sold")
@@ -46,15 +47,9 @@ def steady(output: str) -> list[str]:
     return [line.strip() for line in output.splitlines() if line.strip()]
 
 
-@pytest.mark.integration
-async def test_the_commands_of_the_page_print_what_it_shows(stage: Any) -> None:
-    for saga in (await stage.sagas("list", "--state", "parked", "--json")).json["sagas"]:
-        await stage.sagas("retry", saga["id"], "--reason", "from another test")
-        await stage.until(saga["id"], "completed")
-    stage.participants.faults["Restock"] = NO
-    stage.participants.replies["QuoteRefund"] = QUOTE.SerializeToString()
-    await stage.until((await stage.refund()).saga_id, "parked")
-    blocks = _TESTED.findall(PAGE.read_text("utf-8"))
+async def compare(page: str, variables: dict[str, str]) -> int:
+    """Run the blocks of a page in order, compare what they print with what it shows, and count them."""
+    blocks = _TESTED.findall(page)
     shell = f'sagacity() {{ "{sys.executable}" -m cli "$@"; }}\n'
     script = shell + f"echo '{NEXT}'\n".join(commands for commands, _ in blocks)
     process = await asyncio.create_subprocess_exec(
@@ -64,11 +59,7 @@ async def test_the_commands_of_the_page_print_what_it_shows(stage: Any) -> None:
         "-c",
         script,
         cwd=ROOT,
-        env={
-            **environment(),
-            "SAGACITY_ORCHESTRATOR_ADDRESS": stage.address,
-            "SAGACITY_OPERATOR_IDENTITY_KEY_FILE": str(stage.key_file),
-        },
+        env={**environment(), **variables},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -78,19 +69,52 @@ async def test_the_commands_of_the_page_print_what_it_shows(stage: Any) -> None:
     assert [steady(answer) for answer in answers] == [steady(recorded) for _, recorded in blocks], (
         said.decode()
     )
-    assert len(blocks) >= 6
+    return len(blocks)
 
 
-def test_the_page_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    page = PAGE.read_text("utf-8")
-    run(["sagas", "--help"])
-    commands = set(re.findall(r"^  ([a-z]+) ", capsys.readouterr().out.split("Commands:")[1], re.MULTILINE))
-    table = page.split("| `sagacity sagas` | |")[1].split("\n\n")[0]
+@pytest.mark.integration
+async def test_the_commands_of_the_page_print_what_it_shows(stage: Any) -> None:
+    for saga in (await stage.sagas("list", "--state", "parked", "--json")).json["sagas"]:
+        await stage.sagas("retry", saga["id"], "--reason", "from another test")
+        await stage.until(saga["id"], "completed")
+    stage.participants.faults["Restock"] = NO
+    stage.participants.replies["QuoteRefund"] = QUOTE.SerializeToString()
+    await stage.until((await stage.refund()).saga_id, "parked")
+    assert await compare(PAGE.read_text("utf-8"), stage.variables) >= 6
+
+
+@pytest.mark.integration
+async def test_the_commands_of_the_page_on_dead_letters_print_what_it_shows(
+    clean_deployment: Deployment,
+) -> None:
+    await clean_deployment.poison("somebody")
+    assert await compare(REPAIR_PAGE.read_text("utf-8"), clean_deployment.variables) >= 7
+
+
+@pytest.mark.parametrize("group", ["sagas", "events"])
+def test_the_page_names_every_command(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = commands_of(group, capsys=capsys)
+    table = PAGE.read_text("utf-8").split(f"| `sagacity {group}` | |")[1].split("\n\n")[0]
     listed = {
         name
         for cell in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
-        for name in re.findall(r"`(\w+)`", cell)
+        for name in re.findall(r"`([a-z -]+)`", cell)
     }
     assert listed == commands
-    codes = re.findall(r"^\| (\d+) \|", page, re.MULTILINE)
+
+
+def commands_of(*group: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The commands of a group, with those of the groups in it by both their words."""
+    run([*group, "--help"])
+    section = capsys.readouterr().out.split("Commands:")[1]
+    found = set(re.findall(r"^  ([a-z-]+) ", section, re.MULTILINE))
+    if "dead-letters" in found:
+        found.remove("dead-letters")
+        inner = commands_of(*group, "dead-letters", capsys=capsys)
+        found |= {f"dead-letters {name}" for name in inner}
+    return found
+
+
+def test_the_page_names_every_exit_code() -> None:
+    codes = re.findall(r"^\| (\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     assert codes == [str(int(code)) for code in ExitCode]
