@@ -60,15 +60,24 @@ async def test_a_confirmed_order_has_what_was_sold_paid_and_sent(world: Any) -> 
 
 async def test_the_events_say_what_happened(world: Any) -> None:
     saga = world.saga()
-    await saga.create()
+    placed = await saga.create()
     await saga.confirm()
     rows = await world.rows(
         "SELECT payload FROM outbox WHERE aggregateid = %(id)s ORDER BY position", id=str(saga.order_id)
     )
-    ids = {"order_id": str(saga.order_id), "user_id": str(saga.user_id)}
-    assert events_pb2.OrderPlaced.FromString(rows[0]["payload"]) == events_pb2.OrderPlaced(**ids)
+    assert events_pb2.OrderPlaced.FromString(rows[0]["payload"]) == events_pb2.OrderPlaced(
+        order_id=str(saga.order_id),
+        user_id=str(saga.user_id),
+        order_number=placed.order_number,
+        currency_code="EUR",
+        create_time=placed.create_time,
+        items=[events_pb2.OrderedItem(sku=item.sku, quantity=item.quantity) for item in placed.items],
+    )
     assert events_pb2.OrderConfirmed.FromString(rows[1]["payload"]) == events_pb2.OrderConfirmed(
-        **ids, total=Money(currency_code="EUR", minor_units=3_320), payment_id=str(saga.payment_id)
+        order_id=str(saga.order_id),
+        user_id=str(saga.user_id),
+        total=Money(currency_code="EUR", minor_units=3_320),
+        payment_id=str(saga.payment_id),
     )
 
 
