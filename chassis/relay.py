@@ -8,6 +8,7 @@ take stops those behind it with the same key and nothing else.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Relay:
             await asyncio.sleep(LEASE_RENEWAL_SECONDS)
 
     async def _claim(self) -> None:
-        asked_at = _now()
+        asked_at = time.monotonic()
         rows = await self._database.fetch(_LEASE, {"owner": self._owner, "seconds": LEASE_SECONDS})
         self._held_until = asked_at + LEASE_SECONDS
         held = {row["bucket"]: row["epoch"] for row in rows}
@@ -188,9 +189,11 @@ class Relay:
     async def _publish_with(self, producer: AIOKafkaProducer) -> None:
         while True:
             self._wake.clear()
+            held_until = self._held_until
             batch = await self._advance()
-            # One that slept since it took the batch leaves it to whoever has the leases by now.
-            if batch and _now() < self._held_until:
+            # One that slept since it took the batch leaves it to whoever has had the leases meanwhile. Not by
+            # the loop's clock, which stands still between two turns of the loop.
+            if batch and time.monotonic() < held_until:
                 crash_point("relay.before_send")
                 sending = Sending(producer, self._topic, self._alone_up_to, DELIVERY_TIMEOUT_SECONDS * 2)
                 outcome = await sending.send(batch)
@@ -226,7 +229,7 @@ class Relay:
         return rows
 
     def _stuck_now(self) -> list[str]:
-        now = _now()
+        now = time.monotonic()
         return [key for key, stuck in self._stuck.items() if stuck.retry_at > now]
 
     def _account_for(self, outcome: Outcome) -> None:
@@ -255,7 +258,7 @@ class Relay:
             )
         relay_metrics.STUCK.labels(self._topic).inc()
         delay = full_jitter(attempts, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=STUCK_KEY_CAP_SECONDS)
-        self._stuck[key] = _Stuck(attempts, _now() + max(delay, POLL_SECONDS))
+        self._stuck[key] = _Stuck(attempts, time.monotonic() + max(delay, POLL_SECONDS))
 
     def _recovered(self) -> None:
         if self._failures:
@@ -265,7 +268,3 @@ class Relay:
 
 def _is_full(batch: list[Row]) -> bool:
     return len(batch) >= MAX_BATCH or sum(len(row["payload"]) for row in batch) >= MAX_BATCH_BYTES
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

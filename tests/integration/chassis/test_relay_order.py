@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ async def test_a_relay_that_slept_past_its_lease_sends_nothing_of_what_it_had_ta
     sleeper, healthy = new_relay(database, "sleeper"), new_relay(database, "healthy")
     await publish(database, "order-1", 1)
     await sleeper._claim()
-    sleeper._held_until = asyncio.get_running_loop().time()
+    sleeper._held_until = time.monotonic()
     sleeping = asyncio.create_task(sleeper._publish())
     try:
         await publish(database, "order-2", 1)
