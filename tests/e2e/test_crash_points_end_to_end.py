@@ -15,6 +15,7 @@ from tests.chaos.findings import Findings
 from tests.chaos.traffic import REQUESTS
 from tests.conftest import ENVIRONMENT
 from tests.e2e.shoppers import Market
+from tests.events.rounds import CONSUMER_POINT, RELAY_POINTS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -23,7 +24,8 @@ ROTATION = int(ENVIRONMENT.get("SAGACITY_TEST_ROTATION") or SystemClock().now().
 
 def test_every_crash_point_of_the_code_has_traffic_that_comes_there() -> None:
     assert set(points_in("services")) == set(SERVICE_POINTS)
-    assert {*points_in("orchestrator"), *points_in("chassis")} == set(JOURNAL_POINTS)
+    of_events = {*RELAY_POINTS, CONSUMER_POINT}
+    assert {*points_in("orchestrator"), *points_in("chassis")} == {*JOURNAL_POINTS, *of_events}
     assert points_in("gateway") == []
 
 

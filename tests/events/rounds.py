@@ -18,6 +18,7 @@ STEADY_CONSUMERS = 2
 LAST_PASSAGE = 3
 CONVERGE_SECONDS = 180.0
 RELAY_POINTS = ("relay.after_ack", "relay.before_send")
+CONSUMER_POINT = "consumer.after_apply"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ async def _leases_move(world: World, since: int) -> None:
 
 async def _hurt_consumers(world: World, children: Children, seen: Seen, rng: random.Random) -> None:
     for _ in range(seen.sizes.consumer_kills):
-        crash_at = f"consumer.after_apply:{rng.randint(1, LAST_PASSAGE)}"
+        crash_at = f"{CONSUMER_POINT}:{rng.randint(1, LAST_PASSAGE)}"
         consumer = await children.start("consumer", crash_at=crash_at)
         await consumer.crashed()
         seen.consumer_kills += 1
