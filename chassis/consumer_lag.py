@@ -33,23 +33,35 @@ class PartitionLag:
 async def read_lags(
     bootstrap_servers: str, groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[PartitionLag]]:
-    """Reads how far groups are in their topics, by topic and partition; nothing where Kafka does not answer.
+    """Reads how far each group is in its topics, by topic and partition; topics that are not there have none.
 
     Args:
         bootstrap_servers: Where Kafka is.
         groups: The topics of each group.
+
+    Raises:
+        KafkaError: Kafka does not answer, or refuses.
+        OSError: As KafkaError.
+        TimeoutError: As KafkaError.
     """
+    async with asyncio.timeout(ANSWER_SECONDS), AsyncExitStack() as stack:
+        kafka = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
+        stack.push_async_callback(kafka.stop)
+        await kafka.start()
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+        stack.push_async_callback(admin.close)
+        await admin.start()
+        return await _read(kafka, admin, groups)
+
+
+async def known_lags(
+    bootstrap_servers: str, groups: Mapping[str, Sequence[str]]
+) -> dict[str, list[PartitionLag]]:
+    """As `read_lags`; nothing where Kafka does not answer, or there is nobody to ask about."""
     if not groups:
         return {}
     try:
-        async with asyncio.timeout(ANSWER_SECONDS), AsyncExitStack() as stack:
-            kafka = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
-            stack.push_async_callback(kafka.stop)
-            await kafka.start()
-            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-            stack.push_async_callback(admin.close)
-            await admin.start()
-            return await _read(kafka, admin, groups)
+        return await read_lags(bootstrap_servers, groups)
     except (KafkaError, OSError, TimeoutError) as error:
         _log.warning("lag_not_known", error=repr(error))
         return {}
@@ -58,15 +70,15 @@ async def read_lags(
 async def _read(
     kafka: AIOKafkaConsumer, admin: AIOKafkaAdminClient, groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[PartitionLag]]:
-    existing = await kafka.topics()
-    topics = sorted({topic for of_group in groups.values() for topic in of_group if topic in existing})
-    partitions = [
-        TopicPartition(topic, number)
-        for topic in topics
-        for number in sorted(kafka.partitions_for_topic(topic) or ())
-    ]
+    # Only those that are there: asking for another one would make it.
+    topics = {topic for of_group in groups.values() for topic in of_group} & await kafka.topics()
+    partitions = sorted(
+        TopicPartition(described["topic"], partition["partition"])
+        for described in (await admin.describe_topics(sorted(topics)) if topics else [])
+        for partition in described["partitions"]
+    )
     if not partitions:
-        return {}
+        return {group: [] for group in groups}
     kafka.assign(partitions)
     ends = await kafka.end_offsets(partitions)
     # What the topic keeps no longer is behind nobody.

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from chassis import dead_letters, event_audit
 from chassis.consumer import Consumer, Consumers
-from chassis.consumer_lag import PartitionLag, read_lags
+from chassis.consumer_lag import PartitionLag, known_lags
 from chassis.dead_letters import Place
 from chassis.errors import Fault, FaultKind
 from chassis.event_audit import Action, Asked
@@ -70,7 +70,7 @@ class EventOperator(event_operator_pb2_grpc.EventOperatorServicer):
         consumers = self._consumers.all()
         groups = {each.inbox.consumer: each.topics for each in consumers}
         lags, seen, counts = await asyncio.gather(
-            read_lags(self._servers, groups), backlog(self._database), dead_letters.counts(self._database)
+            known_lags(self._servers, groups), backlog(self._database), dead_letters.counts(self._database)
         )
         outbox = pb.OutboxLag(
             topic=self._topic,

@@ -8,11 +8,15 @@ from typing import Any
 
 import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from chassis import consumer as consumer_module
+from chassis.cloud_events import to_message
+from chassis.consumer import Consumer, Consumers, Handler
 from chassis.ids import new_id
 from chassis.outbox import Event, append
 from chassis.postgres import Database, Row, statement
+from tests.integration.chassis.consuming import PLACED, record_effect
 
 OpenDatabase = Callable[..., Awaitable[Database]]
 
@@ -117,3 +121,74 @@ async def read_topic(kafka_bootstrap_servers: str) -> Callable[..., Awaitable[li
 def new_event() -> Callable[[str, bytes], Event]:
     """Make an event: `new_event("key", b"payload")`."""
     return event
+
+
+@pytest.fixture
+def group(topic: str) -> str:
+    """Return a consumer group of this test's own."""
+    return f"{topic}-group"
+
+
+@pytest.fixture
+def new_consumer(
+    kafka_bootstrap_servers: str, topic: str, group: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Consumer]:
+    """Make a member of the test's group that is quick to try again."""
+    monkeypatch.setattr(consumer_module, "BACKOFF_BASE_SECONDS", 0.001)
+    monkeypatch.setattr(consumer_module, "POLL_MS", 50)
+
+    def make(
+        database: Database,
+        handler: Handler = record_effect,
+        *,
+        servers: str = kafka_bootstrap_servers,
+        registry: Consumers | None = None,
+    ) -> Consumer:
+        return Consumer(
+            database,
+            bootstrap_servers=servers,
+            topics=[topic],
+            group=group,
+            handlers={PLACED: handler},
+            registry=registry,
+        )
+
+    return make
+
+
+@pytest.fixture
+async def producer(kafka_bootstrap_servers: str) -> AsyncIterator[AIOKafkaProducer]:
+    """Yield a producer of records of any kind."""
+    made = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers, enable_idempotence=True)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def send(producer: AIOKafkaProducer, topic: str) -> Callable[..., Awaitable[None]]:
+    """Put events on the topic as a relay would: `await send(("key", 1), ("key", 2, b"payload"))`."""
+
+    async def run(*events: Any, event_type: str = PLACED, **changes: Any) -> None:
+        for key, sequence, *payload in events:
+            message = message_of(key, sequence, *payload, event_type=event_type, topic=topic)
+            await producer.send_and_wait(topic, **(message | changes))
+
+    return run
+
+
+def message_of(
+    key: str, sequence: int, payload: bytes = b"", *, event_type: str = PLACED, topic: str
+) -> dict[str, Any]:
+    """Return key, value and headers of an event's message."""
+    row = {
+        "id": new_id(),
+        "type": event_type,
+        "occurred_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "aggregatetype": "order",
+        "aggregateid": key,
+        "sequence": sequence,
+        "payload": payload,
+        "traceparent": None,
+    }
+    return to_message(row, source=topic)

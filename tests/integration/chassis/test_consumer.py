@@ -4,122 +4,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
 from chassis import consumer as consumer_module
 from chassis import relay as relay_module
-from chassis.cloud_events import to_message
-from chassis.consumer import Consumer, Handler, ReceivedEvent
+from chassis.consumer import Consumer, ReceivedEvent
 from chassis.consumer_session import Session
-from chassis.ids import new_id
-from chassis.inbox import EVENT_OPERATIONS_DDL, INBOX_DDL
 from chassis.outbox import OUTBOX_DDL
-from chassis.postgres import Database, Transaction, statement
+from chassis.postgres import Transaction
 from chassis.relay import Relay
+from tests.integration.chassis.consuming import (
+    DDL,
+    LETTERS,
+    PATIENCE_SECONDS,
+    POISON,
+    effects,
+    letters,
+    record_effect,
+    until,
+    until_applied,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
-
-DDL = (
-    INBOX_DDL
-    + EVENT_OPERATIONS_DDL
-    + "CREATE TABLE effects (n bigserial, aggregate text NOT NULL, sequence bigint NOT NULL);"
-)
-PLACED = "sagacity.orders.v1.OrderPlaced"
-POISON = b"poison"
-DRAIN_SECONDS = 30.0
-ADD = statement("add", "INSERT INTO effects (aggregate, sequence) VALUES (%(aggregate)s, %(sequence)s)")
-ALL = statement("all", "SELECT aggregate, sequence FROM effects ORDER BY n")
-LETTERS = statement("letters", "SELECT aggregate_id, sequence, error FROM dead_letter ORDER BY sequence")
-
-
-async def record_effect(tx: Transaction, event: ReceivedEvent) -> None:
-    await tx.fetch(ADD, {"aggregate": event.aggregate_id, "sequence": event.sequence})
-    if event.payload == POISON:
-        raise ValueError("poison")
-
-
-async def effects(database: Database) -> dict[str, list[int]]:
-    seen: dict[str, list[int]] = {}
-    for row in await database.fetch(ALL, {}):
-        seen.setdefault(row["aggregate"], []).append(row["sequence"])
-    return seen
-
-
-async def letters(database: Database) -> list[tuple[str, int]]:
-    return [(row["aggregate_id"], row["sequence"]) for row in await database.fetch(LETTERS, {})]
-
-
-@pytest.fixture
-def new_consumer(kafka_bootstrap_servers: str, topic: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(consumer_module, "BACKOFF_BASE_SECONDS", 0.001)
-    monkeypatch.setattr(consumer_module, "POLL_MS", 50)
-
-    def make(
-        database: Database, handler: Handler = record_effect, *, servers: str = kafka_bootstrap_servers
-    ) -> Consumer:
-        return Consumer(
-            database,
-            bootstrap_servers=servers,
-            topics=[topic],
-            group=f"{topic}-group",
-            handlers={PLACED: handler},
-        )
-
-    return make
-
-
-@pytest.fixture
-async def send(kafka_bootstrap_servers: str, topic: str) -> Any:
-    """Put events on the topic as a relay would: `await send(("key", 1), ("key", 2, b"payload"))`."""
-    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers, enable_idempotence=True)
-    await producer.start()
-
-    async def run(*events: Any, event_type: str = PLACED) -> None:
-        for key, sequence, *payload in events:
-            row = {
-                "id": new_id(),
-                "type": event_type,
-                "occurred_at": relay_time(),
-                "aggregatetype": "order",
-                "aggregateid": key,
-                "sequence": sequence,
-                "payload": payload[0] if payload else b"",
-                "traceparent": None,
-            }
-            await producer.send_and_wait(topic, **to_message(row, source=topic))
-
-    yield run
-    await producer.stop()
-
-
-def relay_time() -> Any:
-    from datetime import UTC, datetime
-
-    return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 async def polled(kafka: Any, count: int) -> tuple[Any, list[Any]]:
     """Read so many records, which are in one partition."""
     records: list[Any] = []
-    async with asyncio.timeout(DRAIN_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(records) < count:
             for batch in (await kafka.getmany(timeout_ms=50)).values():
                 records.extend(batch)
     return TopicPartition(records[0].topic, records[0].partition), records
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DRAIN_SECONDS):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.01)
-
-
 async def consume_all(consumer: Consumer, expected: Callable[[], Awaitable[bool]], running: Any) -> None:
     async with running(consumer):
         await until(expected)
-        assert await consumer.drain(DRAIN_SECONDS)
+        assert await consumer.drain(PATIENCE_SECONDS)
 
 
 async def test_events_are_applied_once_and_in_order(
@@ -146,6 +68,7 @@ async def test_a_consumer_that_died_before_its_offset_commit_applies_nothing_twi
     async with first._joined() as (kafka, session):
         partition, records = await polled(kafka, 2)
         await first._apply(session, session.epoch, partition, records)
+        # It leaves without having committed the offset: it has applied nothing, as far as Kafka is told.
         session.applied(partition, records[0].offset - 1)
     assert await effects(database) == {"a": [1, 2]}
     await send(("a", 3))
@@ -252,29 +175,6 @@ async def test_an_event_without_a_handler_moves_the_mark_so_that_the_next_is_no_
     assert await letters(database) == []
 
 
-async def test_a_record_that_is_no_event_of_ours_is_kept_and_passed(
-    *,
-    open_database: Any,
-    new_consumer: Any,
-    send: Any,
-    running: Any,
-    kafka_bootstrap_servers: str,
-    topic: str,
-) -> None:
-    database = await open_database(DDL)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap_servers)
-    await producer.start()
-    await producer.send_and_wait(topic, b"garbage", key=b"a")
-    await producer.stop()
-    await send(("a", 1))
-
-    async def done() -> bool:
-        return await effects(database) == {"a": [1]} and len(await letters(database)) == 1
-
-    await consume_all(new_consumer(database), done, running)
-    assert len(await letters(database)) == 1
-
-
 async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_kafka(
     open_database: Any, new_consumer: Any, send: Any, running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,15 +188,8 @@ async def test_a_consumer_whose_every_event_fails_stops_and_leaves_the_rest_in_k
             return len(await letters(database)) == 3
 
         await until(done)
-        assert await consumer.drain(DRAIN_SECONDS)
+        assert await consumer.drain(PATIENCE_SECONDS)
     assert len(await letters(database)) == 3
-
-
-async def until_applied(database: Any, upto: int) -> None:
-    async def done() -> bool:
-        return await effects(database) == {"a": list(range(1, upto + 1))}
-
-    await until(done)
 
 
 async def until_noticed(relay: Relay) -> None:
@@ -334,17 +227,17 @@ async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_fi
         async with running(relay), running(consumer):
             await until_noticed(relay)
             await asyncio.to_thread(broker.start)
-            await until_applied(database, 1)
+            await until_applied(database, {"a": [1]})
             broker.kill()
             await publish(database, "a", 2)
             await publish(database, "a", 3)
             relay.wake()
             await until_noticed(relay)
             await asyncio.to_thread(broker.start)
-            await until_applied(database, 3)
+            await until_applied(database, {"a": [1, 2, 3]})
             await publish(database, "a", 4)
             relay.wake()
-            await until_applied(database, 4)
+            await until_applied(database, {"a": [1, 2, 3, 4]})
     finally:
         broker.kill()
     assert await letters(database) == []
