@@ -27,16 +27,13 @@ _BACKLOG = statement(
         UNION ALL
         SELECT prepared, age(transaction), gid FROM pg_prepared_xacts WHERE database = current_database()
     )
-    SELECT
-        (SELECT count(*) FROM (SELECT FROM outbox LIMIT %(max_waiting)s::bigint) AS counted) AS waiting,
-        (
-            SELECT extract(epoch FROM clock_timestamp() - occurred_at)::float8
-            FROM outbox ORDER BY position LIMIT 1
-        ) AS oldest_age_seconds,
+    SELECT count(*) AS waiting,
+        extract(epoch FROM clock_timestamp() - min(occurred_at))::float8 AS oldest_age_seconds,
         (
             SELECT extract(epoch FROM clock_timestamp() - min(since))::float8 FROM holding
         ) AS oldest_transaction_seconds,
         (SELECT name FROM holding ORDER BY behind DESC, name LIMIT 1) AS holder
+    FROM (SELECT occurred_at FROM outbox ORDER BY position LIMIT %(max_waiting)s::bigint) AS first
     """,
 )
 
@@ -47,7 +44,7 @@ class Backlog:
 
     Attributes:
         waiting: Events that are not published, MAX_WAITING at most.
-        oldest_age_seconds: Since the event at the front happened; None for an empty outbox.
+        oldest_age_seconds: Since the oldest of them happened; None for an empty outbox.
         oldest_transaction_seconds: How long the transaction that holds the horizon has been seen to do so;
             None where none does.
     """

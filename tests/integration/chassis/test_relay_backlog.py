@@ -44,7 +44,7 @@ async def test_an_empty_outbox_has_nothing_waiting_and_no_age(open_database: Any
     assert await backlog(database) == Backlog(0, None, None)
 
 
-async def test_the_backlog_is_counted_and_as_old_as_the_event_at_its_front(
+async def test_the_backlog_is_counted_and_as_old_as_its_oldest_event(
     open_database: Any, publish: Any, rows: Any
 ) -> None:
     database = await open_database(OUTBOX_DDL)

@@ -57,6 +57,7 @@ async def test_a_relay_gives_the_alarm_while_a_transaction_holds_the_horizon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(relay_metrics, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(relay_metrics, "MAX_SHARE", 1.0)
     monkeypatch.setattr(relay_metrics, "MAX_TRANSACTION_SECONDS", 0.2)
     database = await open_database(OUTBOX_DDL)
     (where,) = await rows(database, "SELECT current_database() AS name")
