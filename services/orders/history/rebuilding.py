@@ -8,10 +8,10 @@ import asyncio
 from datetime import timedelta
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from chassis.consumer import Consumer, Consumers
+from chassis.consumer_lag import read_lags
 from chassis.errors import Fault
 from chassis.postgres import Database, Transaction
 from chassis.projections import ProjectionState, ProjectionStatus
@@ -29,7 +29,6 @@ DELETE_BATCHES_PER_LOOK = 20
 RETIRED_FOR = timedelta(seconds=30)
 # What a consumer has not applied yet when it counts as caught up: about one batch.
 MAX_SWITCH_LAG = 200
-KAFKA_SECONDS = 5.0
 STOP_SECONDS = 8.0
 
 _RETIRED = GenerationState.RETIRED
@@ -82,7 +81,7 @@ class OrderHistory:
         self._servers = bootstrap_servers
         self._consumers: dict[int, asyncio.Task[None]] = {}
         # Where the topic ended when a generation was first seen to follow: it has to come as far as that.
-        self._targets: dict[int, dict[TopicPartition, int]] = {}
+        self._targets: dict[int, dict[int, int]] = {}
         self._wake = asyncio.Event()
         self._failing = False
 
@@ -169,27 +168,12 @@ class OrderHistory:
         return not self._servers or await self._has_caught_up(number)
 
     async def _has_caught_up(self, number: int) -> bool:
-        # A member of the group in name only: it asks for offsets, and gets no partition.
-        kafka = AIOKafkaConsumer(
-            bootstrap_servers=self._servers, group_id=store.consumer_of(number), enable_auto_commit=False
-        )
-        try:
-            async with asyncio.timeout(KAFKA_SECONDS):
-                await kafka.start()
-                topics = await kafka.topics()
-                if TOPIC not in topics:
-                    return True
-                partitions = [TopicPartition(TOPIC, each) for each in kafka.partitions_for_topic(TOPIC) or ()]
-                kafka.assign(partitions)
-                ends = await kafka.end_offsets(partitions)
-                # What the topic keeps no longer counts as done: nobody commits behind its beginning.
-                begins = await kafka.beginning_offsets(partitions)
-                done = {each: max(await kafka.committed(each) or 0, begins[each]) for each in partitions}
-        finally:
-            await kafka.stop()
-        target = self._targets.setdefault(number, ends)
-        lag = sum(max(0, ends[each] - done[each]) for each in partitions)
-        return all(done[each] >= target.get(each, 0) for each in partitions) and lag <= MAX_SWITCH_LAG
+        group = store.consumer_of(number)
+        lags = (await read_lags(self._servers, {group: [TOPIC]}))[group]
+        target = self._targets.setdefault(number, {each.partition: each.end for each in lags})
+        # What the topic keeps no longer counts as done: nobody commits behind its beginning.
+        reached = all(each.end - each.lag >= target.get(each.partition, 0) for each in lags)
+        return reached and sum(each.lag for each in lags) <= MAX_SWITCH_LAG
 
     async def _stop(self, numbers: set[int]) -> None:
         tasks = [self._consumers.pop(number) for number in numbers]
