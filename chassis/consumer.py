@@ -8,6 +8,7 @@ event harms no other key.
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from chassis.cancellation import is_cancelled
 from chassis.cloud_events import ReceivedEvent, from_record, full_jitter, unreadable
 from chassis.consumer_metrics import APPLIED, DUPLICATES, GAPS, OUTAGES, PARKED, REGRESSIONS, STOPPED
 from chassis.consumer_session import REBALANCE_TIMEOUT_MS, PartitionsGoneError, Session
@@ -41,6 +43,7 @@ METADATA_MAX_AGE_MS = 5_000
 MAX_NAME_LENGTH = 500
 MAX_SEQUENCE = 2**63 - 1
 
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _log = structlog.get_logger(__name__)
 
 
@@ -116,7 +119,11 @@ class Consumer:
         try:
             async with self._joined() as (kafka, session):
                 await self._consume(kafka, session)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the events are in Kafka still
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever it is, the events are in Kafka still. It may be a CancelledError of aiokafka's own, where a
+            # connection breaks while it waits.
+            if is_cancelled():
+                raise asyncio.CancelledError from error
             if not self._failures:
                 OUTAGES.labels(self._group).inc()
                 _log.warning("consumer_halted", group=self._group, error=repr(error))
@@ -292,8 +299,8 @@ def _read(record: Any) -> ReceivedEvent:
         raise ValueError("not an event of ours: a record without a value")
     event = from_record(record)
     names = (event.id, event.type, event.traceparent or "", event.aggregate)
-    if any("\x00" in name or len(name) > MAX_NAME_LENGTH for name in names):
-        raise ValueError("not an event of ours: a name in it is too long or has a NUL")
+    if any(len(name) > MAX_NAME_LENGTH or _CONTROL.search(name) for name in names):
+        raise ValueError("not an event of ours: a name in it is too long or has control characters")
     if event.sequence > MAX_SEQUENCE:
         raise ValueError("not an event of ours: its sequence is too large")
     return event

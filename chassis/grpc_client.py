@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from chassis import grpc_errors
+from chassis.cancellation import is_cancelled
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_metadata import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, REQUEST_ID_KEY, ROLE_KEY, USER_KEY
 from chassis.identity import Caller, ServiceIdentity
@@ -75,8 +76,7 @@ class Connection:
         except grpc.aio.UsageError:
             raise _closed() from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled():
                 raise
             # Nobody cancelled us: the channel was closed under the call.
             raise _closed() from None

@@ -17,6 +17,7 @@ import structlog
 from typing_extensions import override
 
 from chassis import grpc_errors
+from chassis.cancellation import is_cancelled
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_metadata import REQUEST_ID_KEY, ROLE_KEY, USER_KEY
 from chassis.grpc_requests import Handler, parse
@@ -198,8 +199,7 @@ class Gate(grpc.aio.ServerInterceptor):
             message = "the stream has lasted long enough; call again for more"
             raise Fault(FaultKind.DEADLINE_EXCEEDED, "STREAM_TOO_LONG", message) from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled():
                 raise  # the caller left
             raise _leaving() from None
 

@@ -14,6 +14,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from chassis.cancellation import is_cancelled
 from chassis.config import SettingsError
 from chassis.errors import Fault
 
@@ -62,6 +63,11 @@ class Lifecycle:
         how = "ended before the process did"
         try:
             await coroutine
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            how = "was cancelled by nobody"
+            log.exception("background_task_died", task=name)
         except Exception as error:
             how = f"died: {_sentence(error)}"
             log.exception("background_task_died", task=name)

@@ -17,6 +17,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 
 from chassis import ids, relay_metrics
+from chassis.cancellation import is_cancelled
 from chassis.cloud_events import full_jitter
 from chassis.crash_points import crash_point
 from chassis.errors import Fault
@@ -160,7 +161,10 @@ class Relay:
             try:
                 async with self._producer() as producer:
                     await self._publish_with(producer)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the events are safe and are tried again
+            except (Exception, asyncio.CancelledError) as error:
+                # Whatever it is, the events are safe and are tried again; also aiokafka's own CancelledError.
+                if is_cancelled():
+                    raise asyncio.CancelledError from error
                 if not self._failures:
                     relay_metrics.OUTAGES.labels(self._topic).inc()
                     _log.warning("relay_halted", topic=self._topic, error=repr(error))

@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 from aiokafka import AIOKafkaConsumer
 
+from chassis.cancellation import is_cancelled
 from chassis.cloud_events import full_jitter
 from gateway.metrics import LIVE_STREAMS
 from gateway.problems import Problem, ProblemError
@@ -120,7 +121,7 @@ class LiveUpdates:
                     failures = 0
                     await self._hear(kafka)
             except (Exception, asyncio.CancelledError) as error:
-                if _is_cancelled():
+                if is_cancelled():
                     raise
                 # Whatever it is, the streams look by themselves. It may be a CancelledError: a client that is
                 # closed while it waits for an answer lets its own out.
@@ -183,8 +184,3 @@ async def _kafka(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer]:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await kafka.stop()
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and bool(task.cancelling())

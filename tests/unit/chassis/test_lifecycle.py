@@ -145,3 +145,8 @@ def test_a_crash_point_ends_the_process_at_its_nth_passage_only() -> None:
     assert ended(body)[:2] == (0, "0\n1\n2\n3\n4\n")
     code, out, _ = ended(body, SAGACITY_CRASH_AT="after_charge:3")
     assert (code, out) == (-signal.SIGKILL, "0\n1\n")
+
+
+def test_a_background_task_that_a_library_cancels_ends_the_process_with_an_error() -> None:
+    code, _, err = ended('life.start(fail(asyncio.CancelledError()), name="consumer")')
+    assert (code, err) == (1, "the background task consumer was cancelled by nobody\n")
