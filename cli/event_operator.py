@@ -95,7 +95,7 @@ def complain_of_absent(answers: Sequence[Answer[Found]]) -> None:
     """Say on standard error who is missing from what is shown."""
     for answer in answers:
         if answer.away:
-            complain(answer.away.reason, answer.away.message)
+            complain(answer.away.reason, f"{answer.context}: {answer.away.message}")
 
 
 def _message(error: CommandError) -> str:

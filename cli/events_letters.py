@@ -155,9 +155,7 @@ def replay(
     else:
         console().print(f"applied: {done.applied}, left: {done.left}")
     if done.left:
-        message = (
-            f"{done.left} left of which the first failed: {done.error}" if done.error else "some are left"
-        )
+        message = f"left: {done.left}; {done.error}".removesuffix("; ")
         raise CommandError(ExitCode.CHECK_FAILED, "REPLAY_FAILED", message)
 
 

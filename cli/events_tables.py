@@ -74,7 +74,7 @@ def letter_table(letters: Iterable[pb.DeadLetter], now: datetime) -> Table:
     table = _table("consumer", "aggregate", "#", "type", "aside", "replays", "error")
     for letter in letters:
         table.add_row(
-            _consumer_name(letter.consumer, letter.generation),
+            safe(letter.consumer),
             safe(letter.aggregate),
             str(letter.sequence),
             safe(letter.type.rpartition(".")[2]),
@@ -91,7 +91,7 @@ def letter_facts(reply: pb.GetDeadLetterResponse, now: datetime) -> Group:
     table = Table.grid(padding=(0, 2))
     happened = stamp_of(letter.occurred_at) if letter.HasField("occurred_at") else ""
     rows: list[tuple[str, str | Text]] = [
-        ("consumer", _consumer_name(letter.consumer, letter.generation)),
+        ("consumer", safe(letter.consumer)),
         ("aggregate", safe(letter.aggregate)),
         ("sequence", str(letter.sequence)),
         ("type", safe(letter.type) or "(no event of ours)"),
@@ -153,16 +153,12 @@ def _outbox(reply: pb.GetLagResponse) -> tuple[str, str | Text]:
 
 def _consumer(consumer: pb.ConsumerLag) -> tuple[str | Text, ...]:
     return (
-        _consumer_name(consumer.consumer, consumer.generation),
+        safe(consumer.consumer),
         _state(consumer_state(consumer.state)),
         _partitions(consumer.partitions),
         _alarming(consumer.dead_letters),
         _alarming(consumer.halted_keys),
     )
-
-
-def _consumer_name(consumer: str, generation: int) -> str:
-    return f"{safe(consumer)} (generation {generation})" if generation > 1 else safe(consumer)
 
 
 def _partitions(partitions: Sequence[pb.PartitionLag]) -> str:

@@ -37,9 +37,11 @@ from sagacity.users.v1 import events_pb2 as users_events
 from tests.conftest import JARS, maven_works
 
 USERS_TOPIC = "sagacity.users.v1"
+# Of that topic; it cannot apply what has no UUID.
+CONSUMER = "orders.customer-deactivations"
 CONTEXTS = ("users", "inventory", "payments", "orders")
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 CALL_SECONDS = 10.0
 USER = Caller("gateway", new_id(), "customer")
 STAFF = Caller("gateway", new_id(), "admin")
@@ -243,6 +245,22 @@ class Deployment(Command):
             while len(await self.letters(aggregate)) < 2:
                 pass
         return aggregate
+
+    async def lag(self, consumer: str = CONSUMER) -> dict[str, Any]:
+        """How far a consumer is, as the command shows it."""
+        said = await self.run("events", "lag", "--context", consumer.partition(".")[0], "--json")
+        assert said.code == 0, said.err
+        consumers = said.json["contexts"][0]["consumers"]
+        found: dict[str, Any] = next(each for each in consumers if each["consumer"] == consumer)
+        return found
+
+    async def caught_up(self, consumer: str = CONSUMER) -> dict[str, Any]:
+        """Wait until a consumer is at the end; what is shown of it then."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                found = await self.lag(consumer)
+                if found["partitions"] and not any(each["lag"] for each in found["partitions"]):
+                    return found
 
     async def letters(self, aggregate: str) -> list[dict[str, Any]]:
         """The dead letters of an aggregate, as the command lists them."""
