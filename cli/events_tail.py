@@ -86,10 +86,7 @@ def tail(
 
     Reading leaves no trace: it joins no consumer group and moves no offset.
     """
-    if from_start and last is not None:
-        raise usage("choose one of --from-start and --last")
-    if no_follow and not from_start and last is None:
-        raise usage("--no-follow shows nothing without --from-start or --last")
+    _require_something(from_start=from_start, last=last, follow=not no_follow)
     wanted = Wanted(
         topics=_topics(topic or [], context or []),
         key=key,
@@ -100,6 +97,13 @@ def tail(
         count=count,
     )
     asyncio.run(_tail(_servers(bootstrap_servers), wanted, named=bool(topic), as_json=as_json))
+
+
+def _require_something(*, from_start: bool, last: int | None, follow: bool) -> None:
+    if from_start and last is not None:
+        raise usage("choose one of --from-start and --last")
+    if not follow and not from_start and last is None:
+        raise usage("--no-follow shows nothing without --from-start or --last")
 
 
 def _topics(topics: list[str], contexts: list[ContextName]) -> tuple[str, ...]:
