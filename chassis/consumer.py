@@ -120,8 +120,8 @@ class Consumer:
             async with self._joined() as (kafka, session):
                 await self._consume(kafka, session)
         except (Exception, asyncio.CancelledError) as error:
-            # Whatever it is, the events are in Kafka still. It may be a CancelledError of aiokafka's own, where a
-            # connection breaks while it waits.
+            # Whatever it is, the events are in Kafka still. It may be a CancelledError of aiokafka's own, where
+            # a connection breaks while it waits.
             if is_cancelled():
                 raise asyncio.CancelledError from error
             if not self._failures:
@@ -160,10 +160,12 @@ class Consumer:
             yield kafka, session
         finally:
             session.hide_lag(kafka.assignment())
-            await session.commit_for_others(LAST_COMMIT_SECONDS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
-                    await kafka.stop()
+            try:
+                await session.commit_for_others(LAST_COMMIT_SECONDS)
+            finally:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
+                        await kafka.stop()
 
     async def _consume(self, kafka: AIOKafkaConsumer, session: Session) -> None:
         while not self._caught_up:
@@ -299,6 +301,8 @@ def _read(record: Any) -> ReceivedEvent:
         raise ValueError("not an event of ours: a record without a value")
     event = from_record(record)
     names = (event.id, event.type, event.traceparent or "", event.aggregate)
+    if not (event.id and event.type):
+        raise ValueError("not an event of ours: it has no id or no type")
     if any(len(name) > MAX_NAME_LENGTH or _CONTROL.search(name) for name in names):
         raise ValueError("not an event of ours: a name in it is too long or has control characters")
     if event.sequence > MAX_SEQUENCE:

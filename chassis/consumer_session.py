@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from typing_extensions import override
 
+from chassis.cancellation import is_cancelled
 from chassis.consumer_metrics import LAG, REGRESSIONS
 
 # A transaction that takes longer is given up; so is, after less, one that a rebalance waits for.
@@ -128,7 +129,10 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         try:
             async with asyncio.timeout(within_seconds):
                 await self.commit()
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, TimeoutError, asyncio.CancelledError) as error:
+            # aiokafka has CancelledErrors of its own, where a connection breaks.
+            if is_cancelled():
+                raise
             _log.warning("offsets_not_committed", group=self._group, error=repr(error))
 
     def give_back(self, polled: Polled, epoch: int) -> None:

@@ -48,6 +48,8 @@ NOT_EVENTS = {
     "a NUL in the trace": lambda message: (
         message | {"headers": [*message["headers"], ("traceparent", b"\x00")]}
     ),
+    "no type": changed("ce_type", b""),
+    "a line break in the subject": changed("ce_subject", b"order/a\nb"),
     "a subject that no index holds": changed("ce_subject", b"order/" + b"a" * 4_000),
     "a sequence beyond every count": changed("ce_sequence", b"9" * 40),
     "a sequence of none": changed("ce_sequence", b"0"),
