@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -48,38 +48,47 @@ class Wanted:
         return SeenEvent.of(record).is_wanted(self.key, self.types)
 
 
+Topics: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--topic", help="Read this topic; may be repeated. Else those of all contexts."),
+]
+TopicsOf: TypeAlias = Annotated[
+    list[ContextName] | None,
+    typer.Option("--context", help="Read this context's topic; may be repeated."),
+]
+Last: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, max=MAX_LAST, help="Begin with the newest so many that are wanted.")
+]
+Types: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="Only events of this type, such as OrderPlaced; may be repeated."),
+]
+Servers: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...",
+        help=f"Kafka; else {SERVERS_VARIABLE}, else the broker that `make run` has started.",
+    ),
+]
+
+
 def tail(
     *,
-    topic: Annotated[
-        list[str] | None, typer.Option(help="Read this topic; may be repeated. Else those of all contexts.")
-    ] = None,
-    context: Annotated[
-        list[ContextName] | None, typer.Option(help="Read this context's topic; may be repeated.")
-    ] = None,
+    topic: Topics = None,
+    context: TopicsOf = None,
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Begin with the oldest events that there are.")
     ] = False,
-    last: Annotated[
-        int | None, typer.Option(min=1, max=MAX_LAST, help="Begin with the newest so many that are wanted.")
-    ] = None,
+    last: Last = None,
     key: Annotated[
         str | None, typer.Option(help="Only messages with this key: the id of the aggregate.")
     ] = None,
-    event_type: Annotated[
-        list[str] | None,
-        typer.Option("--type", help="Only events of this type, such as OrderPlaced; may be repeated."),
-    ] = None,
+    event_type: Types = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many.")] = None,
     no_follow: Annotated[
         bool, typer.Option("--no-follow", help="End with the newest event that there is now.")
     ] = False,
-    bootstrap_servers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT,...",
-            help=f"Kafka; else {SERVERS_VARIABLE}, else the broker that `make run` has started.",
-        ),
-    ] = None,
+    bootstrap_servers: Servers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line.")] = False,
 ) -> None:
     """Show events as they come, read from Kafka itself, until Ctrl-C.
