@@ -70,7 +70,8 @@ class DeadLetterReplay(EventVerb):
     """What to apply again: what is parked of an aggregate, or without one of every halted aggregate."""
 
     consumer: Consumer
-    aggregate: Aggregate | None = None
+    # Absent is every one; neither empty nor null is a second way to say so.
+    aggregate: Aggregate = ""
     page_token: Annotated[LetterToken, Field(description="Of the answer before, to go on with the rest.")] = (
         ""
     )

@@ -88,7 +88,7 @@ async def replay_dead_letters(
     operator = context.backends.events[context_name]
     request = pb.ReplayDeadLettersRequest(
         consumer=body.consumer,
-        aggregate=body.aggregate or "",
+        aggregate=body.aggregate,
         actor=context.user_id,
         reason=body.reason,
         page_token=body.page_token,

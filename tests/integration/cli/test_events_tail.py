@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from chassis.cloud_events import to_message
 from chassis.ids import new_id
+from deploy.local.kafka import ApacheKafka
 from sagacity.orders.v1 import events_pb2
 from tests.integration.cli.conftest import PATIENCE_SECONDS, Command
 
@@ -211,3 +212,27 @@ async def test_a_broker_that_does_not_answer_ends_with_5(command: Command) -> No
     assert (said.code, said.out, said.err.count("\n")) == (5, "", 1)
     assert said.err.startswith("sagacity: Kafka at 127.0.0.1:1 does not answer")
     assert said.err.endswith("(KAFKA_UNAVAILABLE)\n")
+
+
+async def test_a_reader_outlives_its_broker(tmp_path: Path, kafka_jars: Path) -> None:
+    broker = ApacheKafka(tmp_path / "kafka", jars=kafka_jars)
+    await asyncio.to_thread(broker.start)
+    command = Command({"SAGACITY_KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers})
+    try:
+        async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
+            topic = Topic("sagacity.orders.v1", producer)
+            await topic.put("a", 1)
+            process = await command.start("events", "tail", "--json", "--last", "1")
+            assert process.stdout is not None
+            for sequence in (1, 2):
+                line = await asyncio.wait_for(process.stdout.readline(), PATIENCE_SECONDS)
+                assert json.loads(line)["sequence"] == sequence
+                broker.kill()
+                await asyncio.to_thread(broker.start)
+                await topic.put("a", sequence + 1)
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+        assert (process.returncode, err) == (130, b"")
+        assert [json.loads(line)["sequence"] for line in out.decode().splitlines()] in ([3], [])
+    finally:
+        broker.kill()

@@ -314,6 +314,8 @@ async def test_a_refusal_is_a_problem_with_its_code(
         ("reason", "r" * 501),
         ("actor", "me"),
         ("consumer", "\x1b"),
+        ("aggregate", ""),
+        ("aggregate", None),
         ("sequence", 0),
         ("sequence", True),
     ],
