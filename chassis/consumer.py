@@ -120,8 +120,8 @@ class Consumer:
             async with self._joined() as (kafka, session):
                 await self._consume(kafka, session)
         except (Exception, asyncio.CancelledError) as error:
-            # Whatever it is, the events are in Kafka still. It may be a CancelledError of aiokafka's own, where
-            # a connection breaks while it waits.
+            # Whatever it is, the events are in Kafka still. It may be a CancelledError of aiokafka's own,
+            # where a connection breaks while it waits.
             if is_cancelled():
                 raise asyncio.CancelledError from error
             if not self._failures:
