@@ -225,7 +225,7 @@ class Deployment(Command):
         row = {
             "id": new_id(),
             "type": f"sagacity.users.v1.{kind}",
-            "occurred_at": datetime(2026, 11, 21, 12, 0, sequence, tzinfo=UTC),
+            "occurred_at": datetime(2026, 11, 21, 12, sequence // 60, sequence % 60, tzinfo=UTC),
             "aggregatetype": "user",
             "aggregateid": user_id,
             "sequence": sequence,
@@ -265,7 +265,8 @@ class Deployment(Command):
     async def letters(self, aggregate: str) -> list[dict[str, Any]]:
         """The dead letters of an aggregate, as the command lists them."""
         said = await self.run(
-            "events", "dead-letters", "list", "--context", "orders", "--aggregate", aggregate, "--json"
+            *("events", "dead-letters", "list", "--context", "orders", "--json"),
+            *("--aggregate", aggregate, "--limit", "1000"),
         )
         assert said.code == 0, said.err
         found: list[dict[str, Any]] = said.json["dead_letters"]

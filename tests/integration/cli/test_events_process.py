@@ -15,6 +15,8 @@ from tests.integration.cli.conftest import CONSUMER, CONTEXTS, PATIENCE_SECONDS,
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
+# More than a page has, and than one call replays.
+MANY = 230
 WHY = ("--reason", "asked by phone", "--actor", "ops")
 
 
@@ -89,6 +91,24 @@ async def test_all_replays_every_halted_aggregate_of_a_consumer(deployment: Depl
         await letters(deployment, "discard", CONSUMER, aggregate, "2", *WHY)
     done = await letters(deployment, "replay", CONSUMER, "--all", *WHY, "--json")
     assert (done.code, done.json) == (0, {"applied": 2, "left": 0, "error": None})
+
+
+async def test_more_than_one_call_may_do_is_listed_and_replayed_to_the_end(deployment: Deployment) -> None:
+    aggregate = await deployment.poison()
+    for sequence in range(4, MANY + 1):
+        await deployment.publish(aggregate.rpartition("/")[2], sequence)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(await deployment.letters(aggregate)) < MANY - 1:
+            pass
+    few = await letters(deployment, "list", "--consumer", CONSUMER, "--limit", "3", "--json")
+    assert [each["sequence"] for each in few.json["dead_letters"]] == [2, 3, 4]
+    assert (await letters(deployment, "discard", CONSUMER, aggregate, "2", *WHY)).code == 0
+    done = await letters(deployment, "replay", CONSUMER, aggregate, *WHY, "--json")
+    assert (done.code, done.json) == (0, {"applied": MANY - 2, "left": 0, "error": None})
+    said = await events(deployment, "audit", "--limit", str(MANY - 1), "--context", "orders", "--json")
+    acts = [(each["action"], each["target"].rpartition(" ")[2]) for each in said.json["entries"]]
+    expected = [("replay", str(sequence)) for sequence in range(MANY, 2, -1)]
+    assert acts == [*expected, ("discard", "2")]
 
 
 async def test_on_a_terminal_replays_and_discards_are_asked_twice(deployment: Deployment) -> None:
