@@ -14,7 +14,7 @@ import typer
 from chassis.clock import SystemClock
 from cli import events_tables
 from cli.event_operator import EventOperator, ask, connected, context_of
-from cli.events_looking import pages, show_answers
+from cli.events_looking import Pages, is_there_more, pages, show_answers
 from cli.events_options import Consumer, Contexts, OwnContext, Reason, asked_by, chosen
 from cli.failures import CommandError, ExitCode, usage
 from cli.looking import DEFAULT_LIMIT, MAX_LIMIT
@@ -52,7 +52,7 @@ def list_letters(
 ) -> None:
     """List dead letters by consumer, aggregate and sequence."""
 
-    async def question(_context: str, operator: EventOperator) -> list[pb.DeadLetter]:
+    async def question(_context: str, operator: EventOperator) -> Pages[pb.DeadLetter]:
         async def page(size: int, token: str) -> tuple[list[pb.DeadLetter], str]:
             request = pb.ListDeadLettersRequest(
                 page_size=size, page_token=token, consumer=consumer, aggregate=aggregate, type=event_type
@@ -65,10 +65,13 @@ def list_letters(
     # Only its own context knows a consumer.
     whose = [context_of(consumer, "consumer", None)] if consumer and not context else chosen(context)
     answers = asyncio.run(ask(whose, identity_key_file, question))
-    found = [(answer.context, each) for answer in answers for each in answer.found or []]
+    found = [(answer.context, each) for answer in answers if answer.found for each in answer.found.items]
     show_answers(
         answers,
-        {"dead_letters": [{"context": name, **plain(each)} for name, each in found]},
+        {
+            "dead_letters": [{"context": name, **plain(each)} for name, each in found],
+            "more": is_there_more(answers),
+        },
         events_tables.letter_table([each for _, each in found], _clock.now()) if found else "no dead letters",
         as_json=as_json,
     )

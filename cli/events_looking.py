@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import typer
 from rich.console import RenderableType
@@ -23,6 +24,7 @@ from sagacity.events.v1 import event_operator_pb2 as pb
 # One that hangs keeps the others from being shown for so long; one without its Kafka says so before.
 LAG_SECONDS = 8.0
 WATCH_SECONDS = 2.0
+Item = TypeVar("Item")
 REFRESH_PER_SECOND = 4
 MAX_PAGES = 200
 
@@ -117,7 +119,7 @@ def audit(
 ) -> None:
     """Show what operators did to events, when and why, the newest first."""
 
-    async def question(_context: str, operator: EventOperator) -> list[pb.AuditEntry]:
+    async def question(_context: str, operator: EventOperator) -> Pages[pb.AuditEntry]:
         async def page(size: int, token: str) -> tuple[list[pb.AuditEntry], str]:
             request = pb.ListAuditEntriesRequest(page_size=size, page_token=token)
             reply = await operator.call(operator.stub.ListAuditEntries, request)
@@ -126,27 +128,42 @@ def audit(
         return await pages(page, limit)
 
     answers = asyncio.run(ask(chosen(context), identity_key_file, question))
-    found = [(answer.context, each) for answer in answers for each in answer.found or []]
+    found = [(answer.context, each) for answer in answers if answer.found for each in answer.found.items]
     found.sort(key=lambda pair: moment_of(pair[1].time), reverse=True)
+    more = is_there_more(answers) or len(found) > limit
     del found[limit:]
     show_answers(
         answers,
-        {"entries": [{"context": name, **plain(each)} for name, each in found]},
+        {"entries": [{"context": name, **plain(each)} for name, each in found], "more": more},
         events_tables.audit_table(found) if found else "nothing was done",
         as_json=as_json,
     )
 
 
-async def pages(page: Callable[[int, str], Awaitable[tuple[list[Any], str]]], limit: int) -> list[Any]:
+@dataclass
+class Pages(Generic[Item]):
+    """What came by pages, and whether there is more of it."""
+
+    items: list[Item] = field(default_factory=list)
+    more: bool = False
+
+
+async def pages(page: Callable[[int, str], Awaitable[tuple[list[Item], str]]], limit: int) -> Pages[Item]:
     """The first `limit` of what comes by pages."""
-    found: list[Any] = []
+    found: Pages[Item] = Pages()
     token = ""
     for _ in range(MAX_PAGES):
-        some, token = await page(min(MAX_PAGE, limit - len(found)), token)
-        found += some
-        if not token or len(found) >= limit:
+        some, token = await page(min(MAX_PAGE, limit - len(found.items)), token)
+        found.items += some
+        if not token or len(found.items) >= limit:
             break
+    found.more = bool(token)
     return found
+
+
+def is_there_more(answers: list[Answer[Pages[Item]]]) -> bool:
+    """Whether a context has more than was asked for."""
+    return any(answer.found.more for answer in answers if answer.found)
 
 
 def show_answers(
@@ -161,5 +178,8 @@ def show_answers(
     if as_json:
         document({**shown, "unreachable": [answer.context for answer in answers if answer.away]})
     else:
-        console().print(table)
+        out = console()
+        out.print(table)
+        if shown.get("more"):
+            out.print("more: raise --limit")
     complain_of_absent(answers)

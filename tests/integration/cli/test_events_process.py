@@ -102,10 +102,13 @@ async def test_more_than_one_call_may_do_is_listed_and_replayed_to_the_end(deplo
             pass
     few = await letters(deployment, "list", "--consumer", CONSUMER, "--limit", "3", "--json")
     assert [each["sequence"] for each in few.json["dead_letters"]] == [2, 3, 4]
+    assert few.json["more"]
+    assert "more: raise --limit" in (await letters(deployment, "list", "--limit", "3")).out
     assert (await letters(deployment, "discard", CONSUMER, aggregate, "2", *WHY)).code == 0
     done = await letters(deployment, "replay", CONSUMER, aggregate, *WHY, "--json")
     assert (done.code, done.json) == (0, {"applied": MANY - 2, "left": 0, "error": None})
     said = await events(deployment, "audit", "--limit", str(MANY - 1), "--context", "orders", "--json")
+    assert said.json["more"]
     acts = [(each["action"], each["target"].rpartition(" ")[2]) for each in said.json["entries"]]
     expected = [("replay", str(sequence)) for sequence in range(MANY, 2, -1)]
     assert acts == [*expected, ("discard", "2")]
