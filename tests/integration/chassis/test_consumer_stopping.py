@@ -189,9 +189,17 @@ async def test_successes_between_failures_keep_a_consumer_from_halting(
     monkeypatch.setattr(consumer_module, "MAX_BATCH", 1)
     database = await open_database(DDL)
     consumer = new_consumer(database)
+    parked = 0
+
+    async def is_parked() -> bool:
+        return len(await letters(database)) == parked
+
     async with running(consumer):
         for number in range(3):
+            parked = number + 1
             await send((f"bad-{number}", 1, POISON))
+            # Partitions are not read in the order in which they were written.
+            await until(is_parked)
             await send((f"good-{number}", 1))
             await until_applied(database, {f"good-{each}": [1] for each in range(number + 1)})
         assert await consumer.drain(PATIENCE_SECONDS)
