@@ -49,7 +49,13 @@ async def test_a_running_service_forgets_what_is_beyond_the_horizon_and_stops_wh
             await connection.execute(
                 "INSERT INTO barrier (saga_id, step, outcome) VALUES (%s, 'a_step', 'DONE')", (saga_id,)
             )
-        settings = {f"{service.upper()}_DATABASE_DSN": dsn, "IDENTITY_KEYS_FILE": str(keys)}
+        own_key = tmp_path / "own.pem"
+        own_key.write_text(new_key_pair(service)[0], "utf-8")
+        settings = {
+            f"{service.upper()}_DATABASE_DSN": dsn,
+            f"{service.upper()}_IDENTITY_KEY_FILE": str(own_key),
+            "IDENTITY_KEYS_FILE": str(keys),
+        }
         process = await start(service, **settings)
 
         async def forgotten() -> bool:
