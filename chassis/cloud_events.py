@@ -76,7 +76,7 @@ def from_record(record: Any) -> ReceivedEvent:
         subject = event.get_subject() or _subject_of_debezium(event)
         aggregate_type, _, aggregate_id = subject.partition("/")
         sequence = int(event.get_extension("sequence"))
-        occurred_at = event.get_time()
+        occurred_at = _in_utc(event.get_time())
     except Exception as error:
         # The library has an exception of its own for each of the ways in which an event can be malformed.
         raise ValueError(f"not a CloudEvent of ours: {error}") from error
@@ -106,12 +106,27 @@ def unreadable(record: Any) -> ReceivedEvent:
         aggregate_id=str(record.partition),
         sequence=record.offset + 1,
         payload=record.value or b"",
-        occurred_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        occurred_at=_time_of(record),
         traceparent=None,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
     )
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    # A time that no UTC has would be stored by PostgreSQL, and could never be read again.
+    if time is not None and time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return time and time.astimezone(UTC)
+
+
+def _time_of(record: Any) -> datetime:
+    # The producer's word: any 64 bits.
+    try:
+        return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def full_jitter(attempt: int, *, base_seconds: float, cap_seconds: float) -> float:

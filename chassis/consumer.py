@@ -43,7 +43,8 @@ METADATA_MAX_AGE_MS = 5_000
 MAX_NAME_LENGTH = 500
 MAX_SEQUENCE = 2**63 - 1
 
-_CONTROL = re.compile(r"[\x00-\x1f]")
+# What the operators' surfaces do not take: a dead letter of such a name could not be asked for.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _log = structlog.get_logger(__name__)
 
 

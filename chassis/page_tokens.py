@@ -12,6 +12,7 @@ from typing import Any
 from chassis.errors import Detail, Fault, FaultKind
 
 DIGEST_CHARACTERS = 12
+MAX_NUMBER = 2**63 - 1
 
 
 def encode_page_token(position: Sequence[object], chosen: Sequence[object]) -> str:
@@ -35,11 +36,19 @@ def decode_page_token(
         text = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         digest, *position = json.loads(text)
         values = tuple(kind(value) for kind, value in zip(types, position, strict=True))
-    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
+        storable = all(map(_is_storable, values))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
         raise _not_ours() from None
-    if digest != _digest(chosen):
+    if digest != _digest(chosen) or not storable:
         raise _not_ours()
     return values
+
+
+def _is_storable(value: object) -> bool:
+    """Whether PostgreSQL has such a value; ValueError for text that is no Unicode."""
+    if isinstance(value, str):
+        return b"\x00" not in value.encode()
+    return not isinstance(value, int) or -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def _not_ours() -> Fault:

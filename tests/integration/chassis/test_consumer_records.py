@@ -50,11 +50,20 @@ NOT_EVENTS = {
     ),
     "no type": changed("ce_type", b""),
     "a line break in the subject": changed("ce_subject", b"order/a\nb"),
+    "a subject that turns the line around": changed("ce_subject", "order/\u202ea".encode()),
     "a subject that no index holds": changed("ce_subject", b"order/" + b"a" * 4_000),
     "a sequence beyond every count": changed("ce_sequence", b"9" * 40),
     "a sequence of none": changed("ce_sequence", b"0"),
     "bytes that are no text": changed("ce_type", b"\xff\xfe"),
     "a time that is none": changed("ce_time", b"yesterday"),
+    "a time before every UTC": changed("ce_time", b"0001-01-01T00:00:00+14:00"),
+    "a time after every UTC": changed("ce_time", b"9999-12-31T23:59:59-14:00"),
+    "a time without a zone": changed("ce_time", b"2026-01-01T00:00:00"),
+    "garbage of a year that no calendar has": lambda _message: {
+        "key": b"a",
+        "value": b"garbage",
+        "timestamp_ms": -(10**15),
+    },
 }
 
 
