@@ -146,9 +146,14 @@ _DELETE = statement(
             SELECT ctid FROM dead_letter
             WHERE consumer = %(consumer)s AND generation = %(generation)s LIMIT {DELETE_BATCH}
         )) RETURNING 1
+    ), control AS (
+        DELETE FROM consumer_control WHERE consumer = %(consumer)s AND generation = %(generation)s
+        RETURNING 1
     )
-    SELECT count(*) AS deleted
-    FROM (SELECT FROM rows UNION ALL SELECT FROM marks UNION ALL SELECT FROM letters) AS gone
+    SELECT count(*) AS deleted FROM (
+        SELECT FROM rows UNION ALL SELECT FROM marks UNION ALL SELECT FROM letters
+        UNION ALL SELECT FROM control
+    ) AS gone
     """,  # noqa: S608 - constants of this module
 )
 _FORGET = statement(

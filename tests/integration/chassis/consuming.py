@@ -16,7 +16,7 @@ DDL = (
 )
 PLACED = "sagacity.orders.v1.OrderPlaced"
 POISON = b"poison"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 ADD = statement("add", "INSERT INTO effects (aggregate, sequence) VALUES (%(aggregate)s, %(sequence)s)")
 ALL = statement("all", "SELECT aggregate, sequence FROM effects ORDER BY n")
 LETTERS = statement("letters", "SELECT * FROM dead_letter ORDER BY aggregate, sequence")
