@@ -93,7 +93,8 @@ class Consumer:
         self._database = database
         self._registry = registry or Consumers()
         self._failures = 0
-        self._halts_in_a_row = 0
+        # The aggregates that failed since something was applied.
+        self._halted_in_a_row: set[str] = set()
         self._caught_up = False
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
@@ -101,7 +102,7 @@ class Consumer:
     async def run(self) -> None:
         """Consumes until it is cancelled or drained, whether Kafka and the database are there or not.
 
-        After `MAX_HALTS_IN_A_ROW` events in a row that could not be applied it halts, in every process, for
+        After `MAX_HALTS_IN_A_ROW` aggregates in a row that failed it halts, in every process, for
         that is bad code and not bad data: it says so once, and waits to be resumed.
         """
         # aiokafka reports every attempt to connect; one line per outage, from here, says as much.
@@ -209,7 +210,7 @@ class Consumer:
             await session.show_lag()
             state = await self.inbox.state()
         self._caught_up = state is not ConsumerState.RUNNING
-        self._halts_in_a_row = 0
+        self._halted_in_a_row.clear()
         kafka.resume(*kafka.paused())
         for each in ConsumerState.PAUSED, ConsumerState.HALTED:
             STOPPED.labels(self._group, each).set(0)
@@ -249,7 +250,7 @@ class Consumer:
                 "sequence_went_back", group=self._group, aggregate=event.aggregate, sequence=event.sequence
             )
         if result.applied:
-            self._halts_in_a_row = 0
+            self._halted_in_a_row.clear()
 
     async def _apply_alone(self, session: Session, epoch: int, event: ReceivedEvent) -> None:
         attempts = 0
@@ -281,10 +282,10 @@ class Consumer:
                 return False
         PARKED.labels(self._group).inc()
         _log.error("event_parked", group=self._group, aggregate=event.aggregate, error=repr(error))
-        self._halts_in_a_row += 1
-        if self._halts_in_a_row >= MAX_HALTS_IN_A_ROW:
+        self._halted_in_a_row.add(event.aggregate)
+        if len(self._halted_in_a_row) >= MAX_HALTS_IN_A_ROW:
             await self.inbox.halt()
-            _log.critical("consumer_halts", group=self._group, halts_in_a_row=self._halts_in_a_row)
+            _log.critical("consumer_halts", group=self._group, halts_in_a_row=MAX_HALTS_IN_A_ROW)
             raise NotRunningError(await self.inbox.state())
         return True
 

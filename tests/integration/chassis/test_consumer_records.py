@@ -91,6 +91,29 @@ async def test_a_record_that_is_no_event_is_kept_and_the_next_ones_are_applied(
     assert "not " in letter["error"]
 
 
+async def test_records_that_are_no_events_are_one_key_and_do_not_halt_the_consumer(
+    *,
+    open_database: Any,
+    new_consumer: Any,
+    send: Any,
+    running: Any,
+    producer: Any,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer_module, "MAX_HALTS_IN_A_ROW", 3)
+    database = await open_database(DDL)
+    garbage = 5
+    for _ in range(garbage):
+        await producer.send_and_wait(topic, key=b"a", value=b"garbage")
+    await send(("a", 1))
+    consumer = new_consumer(database)
+    async with running(consumer):
+        await until_applied(database, {"a": [1]})
+        assert await consumer.inbox.state() is ConsumerState.RUNNING
+    assert len(await letters(database)) == garbage
+
+
 async def test_a_handler_that_hangs_is_given_up_and_its_event_parked_while_others_flow(
     *,
     open_database: Any,
