@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ events.command("rebuild")(events_verbs.rebuild)
 events.command("audit")(events_looking.audit)
 app.add_typer(events, name="events")
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Do what was typed; the exit code. Whatever goes wrong is one sentence on standard error."""
@@ -71,10 +74,18 @@ def run(arguments: Sequence[str]) -> int:
         # What typer makes of a closed pipe: who reads has seen enough. Nothing more is flushed into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         return ExitCode.OK
-    except Exception:  # noqa: BLE001 - not 1, which says that a check failed
-        traceback.print_exc()
-        return ExitCode.BUG
+    except Exception as error:  # noqa: BLE001 - not 1, which says that a check failed
+        return _unexpected(error, arguments)
     return int(code or 0)
+
+
+def _unexpected(error: Exception, arguments: Sequence[str]) -> int:
+    # Python keeps bytes of the command line that are no UTF-8 as surrogates, which no message takes.
+    if isinstance(error, UnicodeEncodeError) and any(map(_SURROGATE.search, arguments)):
+        complain("USAGE", "what is typed must be UTF-8")
+        return ExitCode.USAGE
+    traceback.print_exception(error)
+    return ExitCode.BUG
 
 
 def main() -> None:

@@ -25,11 +25,14 @@ from sagacity.events.v1 import event_operator_pb2 as pb
 # A call replays as many as it may; so many calls are made for --all.
 MAX_REPLAY_CALLS = 1_000
 REPLAY_SECONDS = 60.0
+MAX_SEQUENCE = 2**63 - 1
 
 Aggregate: TypeAlias = Annotated[
     str, typer.Argument(metavar="AGGREGATE", help="As `list` shows it: <topic>/<type>/<id>.")
 ]
-Sequence: TypeAlias = Annotated[int, typer.Argument(metavar="SEQUENCE", min=1, help="As `list` shows it.")]
+Sequence: TypeAlias = Annotated[
+    int, typer.Argument(metavar="SEQUENCE", min=1, max=MAX_SEQUENCE, help="As `list` shows it.")
+]
 
 app = typer.Typer(
     help="Events that a consumer could not apply: list, show, replay, discard.", no_args_is_help=True
@@ -83,7 +86,10 @@ def show(
     consumer: Consumer,
     aggregate: Aggregate,
     sequence: Annotated[
-        int | None, typer.Argument(metavar="[SEQUENCE]", min=1, help="Else the first of the aggregate.")
+        int | None,
+        typer.Argument(
+            metavar="[SEQUENCE]", min=1, max=MAX_SEQUENCE, help="Else the first of the aggregate."
+        ),
     ] = None,
     context: OwnContext = None,
     as_json: AsJson = False,
