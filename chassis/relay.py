@@ -37,6 +37,8 @@ STOP_TIMEOUT_SECONDS = 3.0
 BACKOFF_BASE_SECONDS = 0.2
 BACKOFF_CAP_SECONDS = 10.0
 STUCK_KEY_CAP_SECONDS = 30.0
+# A key that was due for so long and did not come again is another relay's by now, or its event is gone.
+STUCK_KEY_MEMORY_SECONDS = 60.0
 
 _LEASE = statement(
     "lease_outbox_buckets",
@@ -234,6 +236,9 @@ class Relay:
 
     def _stuck_now(self) -> list[str]:
         now = time.monotonic()
+        for key, stuck in list(self._stuck.items()):
+            if stuck.retry_at < now - STUCK_KEY_MEMORY_SECONDS:
+                del self._stuck[key]
         return [key for key, stuck in self._stuck.items() if stuck.retry_at > now]
 
     def _account_for(self, outcome: Outcome) -> None:

@@ -23,6 +23,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from chassis.cancellation import is_cancelled
 from chassis.cloud_events import to_message
 from chassis.postgres import Row
 
@@ -53,7 +54,7 @@ class Outcome:
     refused: list[tuple[Row, Exception]] = field(default_factory=list)
     suspected: list[Row] = field(default_factory=list)
     spent: bool = False
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 @dataclass(slots=True)
@@ -107,7 +108,10 @@ class Sending:
                 else:
                     self.outcome.suspected += taken
                 return
-            except Exception as error:  # noqa: BLE001  # told to the relay, once all lanes are accounted for
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                # Told to the relay once all lanes are accounted for; it may be aiokafka's own CancelledError.
                 self.outcome.failure = error
                 return
             self.outcome.published += taken

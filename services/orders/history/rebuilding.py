@@ -82,6 +82,8 @@ class OrderHistory:
         self._consumers: dict[int, asyncio.Task[None]] = {}
         # Where the topic ended when a generation was first seen to follow: it has to come as far as that.
         self._targets: dict[int, dict[int, int]] = {}
+        # Generations of which it was said that something holds them up.
+        self._held_up: set[int] = set()
         self._wake = asyncio.Event()
         self._failing = False
 
@@ -163,8 +165,11 @@ class OrderHistory:
 
     async def _is_complete(self, number: int) -> bool:
         if halted := await store.halted_keys(self._database, number):
-            _log.warning("order_history_not_switched", generation=number, halted_keys=halted)
+            if number not in self._held_up:
+                _log.warning("order_history_not_switched", generation=number, halted_keys=halted)
+            self._held_up.add(number)
             return False
+        self._held_up.discard(number)
         return not self._servers or await self._has_caught_up(number)
 
     async def _has_caught_up(self, number: int) -> bool:
