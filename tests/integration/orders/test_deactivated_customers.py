@@ -19,6 +19,7 @@ pytestmark = pytest.mark.integration
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 ROUNDS = 25
 ORDERS_AT_ONCE = 4
+EARLY_EVERY = 5
 _CLAIM_STEP = statement(
     "claim_of_a_test",
     "INSERT INTO barrier (saga_id, step, outcome) VALUES (%(saga_id)s, 'confirmation', 'IN_PROGRESS')",
@@ -144,7 +145,7 @@ async def test_a_confirmation_that_waits_for_its_order_learns_of_a_deactivation_
 
 
 async def test_whatever_is_confirmed_beside_a_deactivation_is_to_be_cancelled(world: Any) -> None:
-    """Orders that are made, confirmed and deactivated at once; which of them wins is the schedule's."""
+    """Orders that are made, confirmed and deactivated at once; both outcomes must have been seen."""
     seen: set[str] = set()
 
     async def place(saga: Any, *, hurry: bool) -> pb.Order | Fault:
@@ -158,9 +159,12 @@ async def test_whatever_is_confirmed_beside_a_deactivation_is_to_be_cancelled(wo
         hurry = number % 2 == 0
         if hurry:
             await asyncio.gather(*(saga.create() for saga in sagas))
-        *answers, _ = await asyncio.gather(
-            *(place(saga, hurry=hurry) for saga in sagas), deactivate(world, sagas[0].user_id)
+        # Now and then one is first for certain: on a busy machine the schedule may never let it win.
+        early = [await place(sagas[0], hurry=hurry)] if number % EARLY_EVERY == 0 else []
+        *late, _ = await asyncio.gather(
+            *(place(saga, hurry=hurry) for saga in sagas[len(early) :]), deactivate(world, sagas[0].user_id)
         )
+        answers = [*early, *late]
         asked = await requested(world, sagas[0].user_id)
         for saga, answer in zip(sagas, answers, strict=True):
             if isinstance(answer, Fault):
@@ -169,7 +173,7 @@ async def test_whatever_is_confirmed_beside_a_deactivation_is_to_be_cancelled(wo
             else:
                 assert saga.order_id in asked
                 seen.add("confirmed")
-    assert seen
+    assert seen == {"refused", "confirmed"}
 
 
 async def test_orders_of_one_customer_are_confirmed_at_once(world: Any) -> None:
