@@ -10,6 +10,7 @@ from datetime import timedelta
 import structlog
 from aiokafka.errors import KafkaError
 
+from chassis.cancellation import is_cancelled
 from chassis.consumer import Consumer, Consumers
 from chassis.consumer_lag import read_lags
 from chassis.errors import Fault
@@ -95,9 +96,8 @@ class OrderHistory:
                     await self._look()
                     self._failing = False
                 except (Fault, KafkaError, OSError, TimeoutError, asyncio.CancelledError) as error:
-                    task = asyncio.current_task()
                     # Kafka's client lets its own CancelledError out, where it is closed while it waits.
-                    if task is not None and task.cancelling():
+                    if is_cancelled():
                         raise
                     if not self._failing:
                         _log.warning("order_history_waits", error=repr(error))
