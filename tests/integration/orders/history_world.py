@@ -10,6 +10,9 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
 from chassis.barrier import SagaCall
 from chassis.clock import SystemClock
 from chassis.ids import new_id
@@ -36,6 +39,8 @@ from services.orders.refunds import RefundQuote
 # Reached only where something is wrong.
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.02
+# Kafka's word for the high watermark of a partition.
+UP_TO_THE_END = -1
 ADDRESS = PostalAddress("Ada", "Unter den Linden 1", "", "Berlin", "", "10117", "DE")
 LINES = (OrderLine("LAMP", "Lamp", 1, Money("EUR", 1_000)),)
 
@@ -152,9 +157,25 @@ class HistoryWorld:
             await asyncio.wait({task})
 
 
+async def empty_topic(servers: str) -> None:
+    """Delete what worlds before wrote: a generation reads the topic from its beginning, as one shop's.
+
+    Of other shops' orders it would see the ends without the beginnings, and halt at so many gaps.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    try:
+        (topic,) = await admin.describe_topics([TOPIC])
+        partitions = [TopicPartition(TOPIC, each["partition"]) for each in topic["partitions"]]
+        await admin.delete_records(dict.fromkeys(partitions, RecordsToDelete(UP_TO_THE_END)))
+    finally:
+        await admin.close()
+
+
 @asynccontextmanager
 async def history_world(dsn: str, servers: str, *, seed: int = 1) -> AsyncIterator[HistoryWorld]:
-    """Open the world: the events of its orders are published all the time."""
+    """Open the world, with a topic that is empty: the events of its orders are published all the time."""
+    await empty_topic(servers)
     database = await Database.open(dsn, application_name="orders", max_size=16)
     relay = Relay(database, bootstrap_servers=servers, topic=TOPIC, owner="orders")
     app = Orders(
