@@ -76,11 +76,15 @@ golden: $(STAMP) ## keep the bytes of events that are new or gained fields; what
 release-protos: $(STAMP) ## call the protos released: `make lint` refuses what breaks them from now on
 	$(BIN)/buf build --exclude-source-info --output $(RELEASED)
 
-lock: $(STAMP) ## resolve pyproject.toml into the two locks, with hashes
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--all-extras pyproject.toml --output-file requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--group pyproject.toml:bench --output-file requirements-bench.lock
+# $(call compile,WHAT,LOCK)
+compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links $(1) --output-file $(2)
+
+lock: $(STAMP) ## resolve pyproject.toml into the locks, with hashes
+	$(call compile,--all-extras pyproject.toml,requirements.lock)
+	$(call compile,--constraint requirements.lock pyproject.toml,requirements-runtime.lock)
+	$(call compile,--group pyproject.toml:bench,requirements-bench.lock)
+	$(call compile,--group pyproject.toml:load,requirements-load.lock)
 
 migrate: $(STAMP) ## migrate the databases named in SAGACITY_<PROCESS>_DATABASE_DSN
 	@for package in services.users services.inventory services.payments services.orders orchestrator; do \
