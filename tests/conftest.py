@@ -23,11 +23,11 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import deploy.local  # noqa: F401 - first of all, for what it tells gRPC
+from tests import docker_engine
 
 ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's settings are chassis.config's
 POSTGRES_IMAGE = "postgres:18-alpine"
 KAFKA_IMAGE = "apache/kafka:4.1.0"
-DOCKER_ANSWER_SECONDS = 2
 JARS = Path(__file__).resolve().parent.parent / ".sagacity" / "kafka-jars"
 
 
@@ -41,26 +41,12 @@ class NewDatabase(Protocol):
 
 
 @functools.cache
-def docker_answers() -> bool:
-    if not ENVIRONMENT.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
-        return False
-    import docker  # type: ignore[import-untyped]
-
-    try:
-        client = docker.from_env(timeout=DOCKER_ANSWER_SECONDS)
-        try:
-            return bool(client.ping())
-        finally:
-            client.close()
-    except Exception:  # noqa: BLE001 - whatever it says, there is no Docker to use
-        return False
-
-
-@functools.cache
 def postgres_source() -> str:
     if ENVIRONMENT.get("SAGACITY_TEST_POSTGRES_DSN"):
         return "SAGACITY_TEST_POSTGRES_DSN"
-    return f"Docker ({POSTGRES_IMAGE})" if docker_answers() else "a local server (deploy/local/postgres.py)"
+    if docker_engine.can_run(POSTGRES_IMAGE):
+        return f"Docker ({POSTGRES_IMAGE})"
+    return "a local server (deploy/local/postgres.py)"
 
 
 def maven_works() -> bool:
@@ -72,7 +58,7 @@ def kafka_source() -> str | None:
     """Return where a real broker comes from; None: from nowhere."""
     if ENVIRONMENT.get("SAGACITY_TEST_KAFKA"):
         return "SAGACITY_TEST_KAFKA"
-    if docker_answers():
+    if docker_engine.can_run(KAFKA_IMAGE):
         return f"Docker ({KAFKA_IMAGE})"
     if maven_works():
         return "Apache Kafka by Maven (deploy/local/apache_kafka)"
@@ -143,7 +129,8 @@ def postgres_admin_dsn() -> Iterator[str]:
         if given:
             yield given
         else:
-            yield stack.enter_context(docker_postgres() if docker_answers() else local_postgres())
+            docker = docker_engine.can_run(POSTGRES_IMAGE)
+            yield stack.enter_context(docker_postgres() if docker else local_postgres())
 
 
 class Databases:
@@ -243,7 +230,8 @@ def kafka_bootstrap_servers() -> Iterator[str]:
         if given:
             yield given
         else:
-            yield stack.enter_context(docker_kafka() if docker_answers() else maven_kafka())
+            docker = docker_engine.can_run(KAFKA_IMAGE)
+            yield stack.enter_context(docker_kafka() if docker else maven_kafka())
 
 
 @pytest.fixture(scope="session")
