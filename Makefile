@@ -9,17 +9,24 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # protoc looks for its plugins on PATH.
 WITH_PLUGINS := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Processes that share the tests of `make test`; each has a PostgreSQL and a Kafka of its own.
+WORKERS ?= 2
 # What `make run ARGS="--port 9000"` hands on, and `make test ARGS="-k orders"`.
 ARGS ?=
 
 # What others compiled against: an image of the protos, made by release-protos.
 RELEASED := protos/released.binpb
 
+# What runs beside this code while it is rolled out: the release before it, made by release.
+PREVIOUS := releases/previous.tar.xz
+RELEASED_PARTS := chassis services orchestrator gateway cli deploy/local protos/gen pyproject.toml ':(exclude)*.pyi'
+COMMIT ?= HEAD
+
 # The rival of bench-engine has a venv of its own: nothing else needs it.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos lock migrate bench bench-engine bench-events
+.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +50,8 @@ demo: $(STAMP) ## three orders against a running suite, and what their sagas did
 sagacity: $(STAMP) ## the operator's command line (ARGS="sagas list")
 	@$(BIN)/python -m cli $(ARGS)
 
-test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders")
-	@$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
+test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders", WORKERS=1)
+	@$(BIN)/python -m pytest -m 'not chaos' -n $(WORKERS) --dist loadfile $(ARGS)
 
 chaos: $(STAMP) ## the full figures under faults, more than an hour (JSON=path writes what was seen, ARGS="-k crash")
 	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
@@ -75,6 +82,11 @@ golden: $(STAMP) ## keep the bytes of events that are new or gained fields; what
 
 release-protos: $(STAMP) ## call the protos released: `make lint` refuses what breaks them from now on
 	$(BIN)/buf build --exclude-source-info --output $(RELEASED)
+
+release: release-protos ## release a commit: keep its code for the tests of the next upgrade (COMMIT=HEAD), its protos too
+	set -o pipefail; git archive --format=tar $(COMMIT) -- $(RELEASED_PARTS) \
+		| $(BIN)/python -c 'import lzma, sys; sys.stdout.buffer.write(lzma.compress(sys.stdin.buffer.read(), preset=9))' \
+		> $(PREVIOUS)
 
 # $(call compile,WHAT,LOCK)
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

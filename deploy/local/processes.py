@@ -21,6 +21,7 @@ LAST_WORDS_BYTES = 8192
 class ChildProcess:
     """`python -m module` with its output in the file `log`, which grows over restarts.
 
+    `folder` is the repository whose code it runs; another one counts from its next start.
     Started from a thread that lives as long as the suite: the child dies with that thread (see `children`).
     """
 
@@ -28,7 +29,7 @@ class ChildProcess:
         self.name = name
         self.log = log
         self._module = module
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -51,13 +52,13 @@ class ChildProcess:
         if self.pid is not None:
             raise LocalDeployError(f"{self.name} runs already (process {self.pid})")
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        paths = os.pathsep.join(str(self._folder / part) for part in (".", "protos/gen"))
+        paths = os.pathsep.join(str(self.folder / part) for part in (".", "protos/gen"))
         inherited = dict(os.environ)  # noqa: TID251 - handed on to the child, not read
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", self._module],
-                cwd=self._folder,
+                cwd=self.folder,
                 env={**inherited, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

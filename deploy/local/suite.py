@@ -58,6 +58,7 @@ class Suite:
         sample_data: load the sample data at the first start.
         fsync: False only where the data may be lost with the machine (tests).
         jars: where Apache Kafka's jars are cached, for `maven`; default `data_dir`/kafka-jars.
+        migrate: brings a package's database (its owner's DSN) to the schema that the start begins with.
         report: called with each step of the start, as one line.
     """
 
@@ -74,6 +75,7 @@ class Suite:
         sample_data: bool = True,
         fsync: bool = True,
         jars: Path | None = None,
+        migrate: Callable[[str, str], None] = upgrade,
         report: Callable[[str], None] = _silent,
     ) -> None:
         self.data_dir = data_dir.absolute()
@@ -92,6 +94,7 @@ class Suite:
         self._access: dict[str, Access] = {}
         self._log_format = log_format
         self._sample_data = sample_data
+        self._migrate_one = migrate
         self._report = report
         self._lock: IO[str] | None = None
         self._processes = {
@@ -330,6 +333,6 @@ class Suite:
             self._access[database] = self.postgres.create_database(database)
             assert program.package is not None, "what has a database has migrations"
             try:
-                upgrade(program.package, self._access[database].owner_dsn)
+                self._migrate_one(program.package, self._access[database].owner_dsn)
             except Exception as error:
                 raise LocalDeployError(f"the migrations of {program.package} failed: {error}") from error
