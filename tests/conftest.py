@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 import pytest
@@ -23,6 +23,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import deploy.local  # noqa: F401 - first of all, for what it tells gRPC
+from deploy.local.children import PART_VARIABLE
 from tests import docker_engine
 
 ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's settings are chassis.config's
@@ -67,6 +68,14 @@ def kafka_source() -> str | None:
 
 def in_ci() -> bool:
     return ENVIRONMENT.get("CI", "").lower() == "true"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of the processes that share the tests ports of its own, and of all that it starts."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker:
+        number = int(worker["workerid"].removeprefix("gw")) + 1
+        ENVIRONMENT[PART_VARIABLE] = f"{number}/{worker['workercount']}"
 
 
 def pytest_report_header() -> list[str]:

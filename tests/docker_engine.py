@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-SOCKET = Path("/var/run/docker.sock")
+SOCKET = "unix:///var/run/docker.sock"
 ANSWER_SECONDS = 2
 # Of one pull: the longest silence, and all of it.
 PULL_SILENCE_SECONDS = 60
@@ -20,13 +20,21 @@ PULL_SECONDS = 300
 @functools.cache
 def answers() -> bool:
     """Tell whether there is an engine."""
-    if not os.environ.get("DOCKER_HOST") and not SOCKET.exists():  # noqa: TID251 - Docker's own variable
+    host = os.environ.get("DOCKER_HOST") or SOCKET  # noqa: TID251 - Docker's own variable
+    # Asked by a socket of our own first: Docker's client leaves the one open on which nobody answered.
+    if host.startswith("unix://") and not _somebody_listens(host.removeprefix("unix://")):
         return False
     try:
         with _client(ANSWER_SECONDS) as client:
             return bool(client.ping())
     except Exception:  # noqa: BLE001 - whatever it says, there is no Docker to use
         return False
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(ANSWER_SECONDS)
+        return probe.connect_ex(path) == 0
 
 
 @functools.cache

@@ -10,11 +10,15 @@ import socket
 import sys
 from collections.abc import Callable
 
+from chassis.config import environment
 from deploy.local.errors import LocalDeployError
 
 PR_SET_PDEATHSIG = 1
 LOOPBACK = "127.0.0.1"
-FREE_PORTS = (20_000, 32_000)
+FREE_PORTS = (20_000, 31_999)
+# What runs beside another on one machine takes ports of its own part: "2/3" is the second of three.
+PART_VARIABLE = "SAGACITY_FREE_PORTS_PART"
+MAX_PARTS = 32
 FREE_PORT_TRIES = 100
 
 _given: set[int] = set()
@@ -53,13 +57,26 @@ def free_port() -> int:
     Raises:
         LocalDeployError: none was found in `FREE_PORT_TRIES` tries.
     """
+    first, last = _range_of_ports()
     for _ in range(FREE_PORT_TRIES):
         # Below what the kernel gives to outgoing connections: one of those could take it first.
-        port = random.randint(*FREE_PORTS)  # noqa: S311 - not a secret
+        port = random.randint(first, last)  # noqa: S311 - not a secret
         if port not in _given and port_is_free(port):
             _given.add(port)
             return port
-    raise LocalDeployError(f"no free TCP port found between {FREE_PORTS[0]} and {FREE_PORTS[1]}")
+    raise LocalDeployError(f"no free TCP port found between {first} and {last}")
+
+
+def _range_of_ports() -> tuple[int, int]:
+    said = environment().get(PART_VARIABLE, "1/1")
+    part, slash, parts = said.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= MAX_PARTS):
+        raise LocalDeployError(
+            f"{PART_VARIABLE} is {said!r}, and not like 1/2, with at most {MAX_PARTS} parts"
+        )
+    first, last = FREE_PORTS
+    size = (last + 1 - first) // int(parts)
+    return first + (int(part) - 1) * size, first + int(part) * size - 1
 
 
 def port_is_free(port: int) -> bool:

@@ -154,3 +154,18 @@ def test_no_free_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [free_port() for _ in range(5)]
     assert first not in others
     assert len(set(others)) == 5
+
+
+def test_who_runs_beside_others_takes_ports_of_its_own_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = children.FREE_PORTS
+    monkeypatch.setenv(children.PART_VARIABLE, "1/2")
+    assert all(first <= free_port() < first + 6_000 for _ in range(20))
+    monkeypatch.setenv(children.PART_VARIABLE, "2/2")
+    assert all(first + 6_000 <= free_port() <= last for _ in range(20))
+
+
+@pytest.mark.parametrize("said", ["", "2", "0/2", "3/2", "a/b", "1/33", "-1/2"])
+def test_a_part_that_is_none_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(children.PART_VARIABLE, said)
+    with pytest.raises(LocalDeployError, match="and not like 1/2"):
+        free_port()
