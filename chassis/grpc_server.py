@@ -8,14 +8,20 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from chassis.grpc_gate import Allow, Gate, Translate
+from chassis.grpc_gate import MAX_HANDLER_SECONDS, MAX_STREAM_SECONDS, Allow, Gate, Translate
 from chassis.grpc_metadata import MAX_MESSAGE_BYTES
 from chassis.identity import Verifier
+from chassis.readiness import READINESS_SERVICE
 
 DRAIN_GRACE_SECONDS = 5.0
 # Together with the grace less than the lifecycle gives one action.
 LEFT_BEHIND_SECONDS = 4.0
 MAX_CONCURRENT_RPCS = 2_000
+# A client looks its addresses up again when a connection ends, and finds replicas that are new since. gRPC
+# spreads the ages by a tenth, so that they do not all end at once.
+MAX_CONNECTION_AGE_SECONDS = 60.0
+# What is under way on an old connection comes to its end: no call may take longer than this.
+MAX_CONNECTION_AGE_GRACE_SECONDS = MAX_STREAM_SECONDS + MAX_HANDLER_SECONDS
 
 __all__ = ["Allow", "Server", "Translate", "build_server"]
 
@@ -40,6 +46,11 @@ class Server:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return port
 
+    async def tell_readiness(self, ready: bool) -> None:
+        """Say as the health service `readiness` whether calls find here what they need; not after a stop."""
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(READINESS_SERVICE, status.SERVING if ready else status.NOT_SERVING)
+
     async def stop(self) -> None:
         """Report NOT_SERVING, end streams, refuse new calls, let those under way end, callers or not."""
         await self._health.enter_graceful_shutdown()
@@ -55,6 +66,7 @@ def build_server(
     verifier: Verifier,
     translate: Translate = lambda _error: None,
     reflected: Sequence[str] = (),
+    max_connection_age_seconds: float = MAX_CONNECTION_AGE_SECONDS,
 ) -> Server:
     """Make a server; register the servicers on its `.server`, then `start` it.
 
@@ -64,6 +76,8 @@ def build_server(
         verifier: Tells the calling service by its token.
         translate: Domain exceptions to faults; None makes an opaque INTERNAL of it.
         reflected: Full names of the services that reflection shows to anybody; none: no reflection.
+        max_connection_age_seconds: When a connection ends and its client looks for replicas again; calls that
+            are under way come to their end.
     """
     gate = Gate(domain, policies, verifier, translate)
     server = grpc.aio.server(
@@ -74,6 +88,8 @@ def build_server(
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             # Half of what chassis.grpc_client sends its keepalives at; gRPC's default would hang up on them.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.max_connection_age_ms", int(max_connection_age_seconds * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(MAX_CONNECTION_AGE_GRACE_SECONDS * 1000)),
         ),
     )
     servicer = health.aio.HealthServicer()

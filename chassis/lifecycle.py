@@ -19,6 +19,8 @@ from chassis.config import SettingsError
 from chassis.errors import Fault
 
 DRAIN_SECONDS = 10.0
+# Of all actions together; whoever stops a process has to wait longer than this before killing it.
+DRAIN_ALL_SECONDS = 40.0
 GARBAGE_THRESHOLD = 20_000
 
 log = structlog.get_logger(__name__)
@@ -50,11 +52,16 @@ class Lifecycle:
         self._on_stop.append(action)
 
     async def drain(self) -> None:
-        """Do what was registered, in reverse; what fails or takes too long keeps nothing from its turn."""
+        """Do what was registered, in reverse; what fails or takes too long keeps nothing from its turn.
+
+        After DRAIN_ALL_SECONDS each action is begun still, and not waited for.
+        """
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + DRAIN_ALL_SECONDS
         while self._on_stop:
             action = self._on_stop.pop()
             try:
-                async with asyncio.timeout(DRAIN_SECONDS):
+                async with asyncio.timeout_at(min(clock() + DRAIN_SECONDS, give_up_at)):
                     await action()
             except Exception:
                 log.exception("drain_action_failed", action=_name(action))

@@ -15,6 +15,7 @@ from chassis.grpc_server import Server
 from chassis.lifecycle import DRAIN_SECONDS, Lifecycle
 from chassis.postgres import Database
 from chassis.projections import Projection
+from chassis.readiness import PING_SECONDS, Readiness
 from chassis.relay import Relay
 from chassis.telemetry import serve_metrics
 from sagacity.events.v1 import event_operator_pb2_grpc
@@ -45,6 +46,25 @@ async def open_database(
     life.on_stop(database.close)
     await database.ping()
     return database
+
+
+async def start_readiness(life: Lifecycle, settings: ProcessSettings, server: Server) -> None:
+    """Let the server say whether this process's database answers, until the stop begins.
+
+    By a connection of its own: a pool that is busy is no outage, and a replica that is taken out for its load
+    leaves it to the others, which are taken out next.
+
+    Raises:
+        SettingsError: the DSN is not set.
+    """
+    database = await Database.open(
+        settings.required("database_dsn"),
+        application_name=f"{settings.process} readiness",
+        max_size=1,
+        patience_seconds=PING_SECONDS,
+    )
+    life.on_stop(database.close)
+    life.start(Readiness(database.ping, server.tell_readiness).run(life.stopping), name="readiness")
 
 
 def start_relay(

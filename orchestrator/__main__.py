@@ -9,7 +9,7 @@ from chassis.grpc_server import build_server
 from chassis.identity import ServiceIdentity, Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import open_database, start_metrics
+from chassis.process import open_database, start_metrics, start_readiness
 from chassis.telemetry import configure_logging
 from orchestrator.census import watch_census
 from orchestrator.clients import GrpcParticipants
@@ -65,6 +65,7 @@ async def program(life: Lifecycle) -> None:
     operations = Operations(journal, executor, DEFINITIONS)
     operator = SagaOperator(database, operations, DEFINITIONS)
     sagas_pb2_grpc.add_SagaOperatorServicer_to_server(operator, server.server)
+    await start_readiness(life, settings, server)
     await server.start(settings.listen)
     life.on_stop(server.stop)
     # The other way round at the stop: no more sagas, no more lease, and what was driven is the others' before

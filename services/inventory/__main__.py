@@ -13,6 +13,7 @@ from chassis.process import (
     serve_event_operator,
     start_barrier_pruning,
     start_metrics,
+    start_readiness,
     start_relay,
 )
 from chassis.telemetry import configure_logging
@@ -50,6 +51,7 @@ async def program(life: Lifecycle) -> None:
     service = rpc.InventoryService(catalogue, reservations)
     inventory_pb2_grpc.add_InventoryServicer_to_server(service, server.server)
     serve_event_operator(server, settings, database, topic=events.TOPIC)
+    await start_readiness(life, settings, server)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)

@@ -16,6 +16,7 @@ from chassis.process import (
     start_barrier_pruning,
     start_consumer,
     start_metrics,
+    start_readiness,
     start_relay,
 )
 from chassis.telemetry import configure_logging
@@ -66,6 +67,7 @@ async def program(life: Lifecycle) -> None:
         consumers=consumers,
         projections=[OrderHistoryProjection()],
     )
+    await start_readiness(life, settings, server)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)

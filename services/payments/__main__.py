@@ -16,6 +16,7 @@ from chassis.process import (
     serve_event_operator,
     start_barrier_pruning,
     start_metrics,
+    start_readiness,
     start_relay,
 )
 from chassis.telemetry import configure_logging
@@ -23,6 +24,7 @@ from sagacity.payments.v1 import payments_pb2_grpc
 from services.payments import events, rpc
 from services.payments.app import Payments
 from services.payments.config import PaymentsSettings
+from services.payments.measured_provider import MeasuredProvider
 from services.payments.simulated_provider import SimulatedProvider
 
 log = structlog.get_logger(__name__)
@@ -49,7 +51,7 @@ async def program(life: Lifecycle) -> None:
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
     app = Payments(
         database=database,
-        provider=provider,
+        provider=MeasuredProvider(provider),
         clock=SystemClock(),
         new_id=new_id,
         provider_timeout_seconds=settings.provider_timeout_seconds,
@@ -64,6 +66,7 @@ async def program(life: Lifecycle) -> None:
     )
     payments_pb2_grpc.add_PaymentsServicer_to_server(rpc.PaymentsServicer(app), server.server)
     serve_event_operator(server, settings, database, topic=events.TOPIC)
+    await start_readiness(life, settings, server)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)

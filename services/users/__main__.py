@@ -12,7 +12,14 @@ from chassis.grpc_server import build_server
 from chassis.identity import Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import open_database, serve_event_operator, start_consumer, start_metrics, start_relay
+from chassis.process import (
+    open_database,
+    serve_event_operator,
+    start_consumer,
+    start_metrics,
+    start_readiness,
+    start_relay,
+)
 from chassis.telemetry import configure_logging
 from sagacity.users.v1 import users_pb2_grpc
 from services.users import events, rpc, subscriber
@@ -65,6 +72,7 @@ async def program(life: Lifecycle) -> None:
     )
     users_pb2_grpc.add_UsersServicer_to_server(rpc.UsersServicer(app), server.server)
     serve_event_operator(server, settings, database, topic=events.TOPIC, consumers=consumers)
+    await start_readiness(life, settings, server)
     port = await server.start(settings.listen)
     life.on_stop(server.stop)
     await start_metrics(life, settings)
