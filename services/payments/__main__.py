@@ -18,13 +18,13 @@ from chassis.process import (
     start_metrics,
     start_readiness,
     start_relay,
+    start_tracing,
 )
 from chassis.telemetry import configure_logging
 from sagacity.payments.v1 import payments_pb2_grpc
 from services.payments import events, rpc
 from services.payments.app import Payments
 from services.payments.config import PaymentsSettings
-from services.payments.measured_provider import MeasuredProvider
 from services.payments.simulated_provider import SimulatedProvider
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,7 @@ async def program(life: Lifecycle) -> None:
     """Sets everything up and returns once it serves; what is registered last stops first."""
     settings = PaymentsSettings.read()
     configure_logging(settings.process, settings.log_format)
+    start_tracing(life, settings.process)
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
     database = await open_database(life, settings)
@@ -51,7 +52,7 @@ async def program(life: Lifecycle) -> None:
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
     app = Payments(
         database=database,
-        provider=MeasuredProvider(provider),
+        provider=provider,
         clock=SystemClock(),
         new_id=new_id,
         provider_timeout_seconds=settings.provider_timeout_seconds,
