@@ -16,9 +16,19 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from chassis import tracing
 from chassis.cancellation import is_cancelled
 from chassis.cloud_events import ReceivedEvent, from_record, full_jitter, unreadable
-from chassis.consumer_metrics import APPLIED, DUPLICATES, GAPS, OUTAGES, PARKED, REGRESSIONS, STOPPED
+from chassis.consumer_metrics import (
+    APPLIED,
+    DUPLICATES,
+    GAPS,
+    OUTAGES,
+    PARKED,
+    REGRESSIONS,
+    STOPPED,
+    show_from_the_beginning,
+)
 from chassis.consumer_session import REBALANCE_TIMEOUT_MS, PartitionsGoneError, Session
 from chassis.crash_points import crash_point
 from chassis.errors import Fault
@@ -98,6 +108,7 @@ class Consumer:
         self._caught_up = False
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
+        show_from_the_beginning(group)
 
     async def run(self) -> None:
         """Consumes until it is cancelled or drained, whether Kafka and the database are there or not.
@@ -281,7 +292,14 @@ class Consumer:
             if not await self.inbox.park(event, repr(error)):
                 return False
         PARKED.labels(self._group).inc()
-        _log.error("event_parked", group=self._group, aggregate=event.aggregate, error=repr(error))
+        with tracing.handed_on(event.traceparent):
+            _log.error(
+                "event_parked",
+                group=self._group,
+                aggregate=event.aggregate,
+                event_id=event.id,
+                error=repr(error),
+            )
         self._halted_in_a_row.add(event.aggregate)
         if len(self._halted_in_a_row) >= MAX_HALTS_IN_A_ROW:
             await self.inbox.halt()

@@ -1,13 +1,76 @@
 """What a consumer counts; the gauges have what this process knows."""
 
+from chassis.metric_catalogue import CONSUMERS
 from chassis.telemetry import counter, gauge
 
-APPLIED = counter("sagacity_consumer_applied", "Events that were applied", "group")
-DUPLICATES = counter("sagacity_consumer_duplicates", "Events that had been applied before", "group")
-PARKED = counter("sagacity_consumer_parked", "Events that went to the dead letters", "group")
-GAPS = counter("sagacity_consumer_gaps", "Events whose predecessor never came", "group")
-# kind "offset": Kafka's log is shorter than what was read of it; "sequence": two facts have one number.
-REGRESSIONS = counter("sagacity_consumer_regressions", "Times that numbers went back", "group", "kind")
-OUTAGES = counter("sagacity_consumer_outages", "Times that consuming came to a halt", "group")
-STOPPED = gauge("sagacity_consumer_stopped", "1 while it may not apply anything", "group", "state")
-LAG = gauge("sagacity_consumer_lag", "Events behind the end", "group", "topic", "partition")
+APPLIED = counter(
+    "sagacity_consumer_applied_total",
+    "Events that were applied.",
+    "group",
+    of=CONSUMERS,
+    look="stands still while the lag grows",
+)
+DUPLICATES = counter(
+    "sagacity_consumer_duplicates_total",
+    "Events that had been applied before, and were dropped.",
+    "group",
+    of=CONSUMERS,
+    look="never: they come after every rebalance and outage",
+)
+PARKED = counter(
+    "sagacity_consumer_parked_total",
+    "Events that went to the dead letters, with those behind them.",
+    "group",
+    of=CONSUMERS,
+    look="any: `event_parked` in the log, then `sagacity events dead-letters list`",
+)
+GAPS = counter(
+    "sagacity_consumer_gaps_total",
+    "Events whose predecessor never came.",
+    "group",
+    of=CONSUMERS,
+    look="any: facts are missing in the topic",
+)
+REGRESSIONS = counter(
+    "sagacity_consumer_regressions_total",
+    "Times that numbers went back. `offset`: the topic is shorter than what was read of it; "
+    "`sequence`: two facts of an aggregate have one number.",
+    "group",
+    "kind",
+    of=CONSUMERS,
+    look="any: Kafka lost records, or a source was restored from a backup, and facts of it were not applied. "
+    "`offsets_went_back` or `sequence_went_back` in the log says where",
+)
+OUTAGES = counter(
+    "sagacity_consumer_outages_total",
+    "Times that consuming came to a halt.",
+    "group",
+    of=CONSUMERS,
+    look="Kafka or the database was away; the `consumer_halted` line of the log says why",
+)
+STOPPED = gauge(
+    "sagacity_consumer_stopped",
+    "1 while it was seen that nothing may be applied: `PAUSED` by an operator, `HALTED` by itself.",
+    "group",
+    "state",
+    of=CONSUMERS,
+    look="`HALTED`: twenty keys in a row failed, which is bad code and not bad data: mend it, then "
+    "`sagacity events resume`. It stays so across restarts",
+)
+LAG = gauge(
+    "sagacity_consumer_lag",
+    "Events behind the end, of the partitions of this process; `sagacity events lag` has the whole group's.",
+    "group",
+    "topic",
+    "partition",
+    of=CONSUMERS,
+    look="grows for minutes",
+)
+
+
+def show_from_the_beginning(group: str) -> None:
+    """Shows a group's counters before they count: for Prometheus one that appears later never rose."""
+    for counted in (APPLIED, DUPLICATES, PARKED, GAPS, OUTAGES):
+        counted.labels(group)
+    for kind in ("offset", "sequence"):
+        REGRESSIONS.labels(group, kind)

@@ -6,16 +6,18 @@ Retries are the caller's: the saga engine has its own, and two layers of them mu
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TypeVar
 
 import grpc
 import grpc.aio
 
-from chassis import grpc_errors
+from chassis import grpc_errors, tracing
 from chassis.cancellation import is_cancelled
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_metadata import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, REQUEST_ID_KEY, ROLE_KEY, USER_KEY
 from chassis.identity import Caller, ServiceIdentity
+from chassis.rpc_metrics import observe_call
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -69,21 +71,43 @@ class Connection:
             metadata += [(USER_KEY, str(user.user_id)), (ROLE_KEY, user.role or "")]
         if request_id is not None:
             metadata.append((REQUEST_ID_KEY, request_id))
-        try:
-            return await rpc(request, timeout=timeout_seconds, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise grpc_errors.from_error(error) from None
-        except grpc.aio.UsageError:
-            raise _closed() from None
-        except asyncio.CancelledError:
-            if is_cancelled():
-                raise
-            # Nobody cancelled us: the channel was closed under the call.
-            raise _closed() from None
+        with tracing.rpc_client(rpc):
+            traceparent = tracing.current()
+            if traceparent is not None:
+                metadata.append((tracing.TRACEPARENT, traceparent))
+            return await _called(rpc, request, timeout_seconds, metadata)
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         await self.channel.close()
+
+
+async def _called(
+    rpc: grpc.aio.UnaryUnaryMultiCallable[Request, Reply],
+    request: Request,
+    timeout_seconds: float,
+    metadata: list[tuple[str, str]],
+) -> Reply:
+    started = time.perf_counter()
+    code = "OK"
+    try:
+        return await rpc(request, timeout=timeout_seconds, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        fault = grpc_errors.from_error(error)
+        code = fault.kind.name
+        raise fault from None
+    except grpc.aio.UsageError:
+        code = FaultKind.UNAVAILABLE.name
+        raise _closed() from None
+    except asyncio.CancelledError:
+        if is_cancelled():
+            code = FaultKind.CANCELLED.name
+            raise
+        # Nobody cancelled us: the channel was closed under the call.
+        code = FaultKind.UNAVAILABLE.name
+        raise _closed() from None
+    finally:
+        observe_call(rpc, code, time.perf_counter() - started)
 
 
 def _closed() -> Fault:

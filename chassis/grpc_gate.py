@@ -16,14 +16,14 @@ import grpc.aio
 import structlog
 from typing_extensions import override
 
-from chassis import grpc_errors
+from chassis import grpc_errors, tracing
 from chassis.cancellation import is_cancelled
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_metadata import REQUEST_ID_KEY, ROLE_KEY, USER_KEY
 from chassis.grpc_requests import Handler, parse
 from chassis.identity import Caller, Verifier, set_caller
 from chassis.ids import new_id
-from chassis.telemetry import observe_rpc
+from chassis.rpc_metrics import observe_rpc, observe_unknown_rpc
 
 DEFAULT_DEADLINE_SECONDS = 10.0
 MAX_HANDLER_SECONDS = 60.0
@@ -91,12 +91,15 @@ class Gate(grpc.aio.ServerInterceptor):
         if known is not None:
             return known
         handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(OPEN_SERVICES):
+        if handler is None:
+            observe_unknown_rpc()
+            return None
+        if method.startswith(OPEN_SERVICES):
             return handler
         if handler.request_streaming:
             log.error("streaming_rpc_not_served", method=method)
             return None
-        self._wrapped[method] = self._wrap(method.rpartition("/")[2], handler)
+        self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]
 
     def end_streams(self) -> None:
@@ -110,7 +113,8 @@ class Gate(grpc.aio.ServerInterceptor):
         if self._running:
             await asyncio.wait(set(self._running), timeout=seconds)
 
-    def _wrap(self, name: str, handler: Handler) -> Handler:
+    def _wrap(self, path: str, handler: Handler) -> Handler:
+        service, _, name = path.removeprefix("/").partition("/")
         policy = self._policies.get(name)
         run = self._stream if handler.response_streaming else self._run
 
@@ -121,19 +125,21 @@ class Gate(grpc.aio.ServerInterceptor):
             request_id = str(metadata.get(REQUEST_ID_KEY) or new_id())[:MAX_REQUEST_ID_CHARACTERS]
             structlog.contextvars.bind_contextvars(rpc=name, request_id=request_id)
             code = "OK"
-            try:
-                set_caller(self._admit(policy, metadata))
-                return await run(handler, parse(handler, raw), context)
-            except asyncio.CancelledError:
-                code = FaultKind.CANCELLED.name
-                raise
-            except Exception as error:
-                fault = self._fault(error, request_id)
-                code = fault.kind.name
-                await self._abort(context, fault)
-                raise  # never reached: abort raises
-            finally:
-                observe_rpc(name, code, time.perf_counter() - started)
+            with tracing.rpc_server(path, metadata.get(tracing.TRACEPARENT)) as span:
+                try:
+                    set_caller(self._admit(policy, metadata))
+                    return await run(handler, parse(handler, raw), context)
+                except asyncio.CancelledError:
+                    code = FaultKind.CANCELLED.name
+                    raise
+                except Exception as error:
+                    fault = self._fault(error, request_id)
+                    code = fault.kind.name
+                    span.refused(fault)
+                    await self._abort(context, fault)
+                    raise  # never reached: abort raises
+                finally:
+                    observe_rpc(service, name, code, time.perf_counter() - started)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(serve)

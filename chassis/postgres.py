@@ -8,25 +8,26 @@ A connection that is lost during COMMIT is one: whether the commit happened is n
 import asyncio
 import secrets
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import Jsonb, JsonbDumper
+from psycopg.types.json import JsonbDumper
 from psycopg.types.numeric import Int8Dumper
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from chassis import tracing
+from chassis.database_metrics import PoolMetrics, observe_statement
 from chassis.errors import Fault, FaultKind
+from chassis.statements import Row, Statement, statement
 
-if TYPE_CHECKING:
-    from sqlalchemy.sql.expression import ClauseElement
+__all__ = ["Database", "Row", "Statement", "Transaction", "statement", "unavailable"]
 
 STATEMENT_TIMEOUT_MS = 5_000
 LOCK_TIMEOUT_MS = 3_000
@@ -46,7 +47,6 @@ MAX_ATTEMPTS = 6
 RETRY_BASE_SECONDS = 0.01
 RETRY_AFTER = timedelta(seconds=1)
 
-Row = dict[str, Any]
 T = TypeVar("T")
 _RETRIABLE = (errors.SerializationFailure, errors.DeadlockDetected)
 # OperationalError: lost connections, the pool's errors, shutdowns, full disks, statement and lock time-outs.
@@ -57,72 +57,6 @@ _UNAVAILABLE = (
     errors.ReadOnlySqlTransaction,
 )
 _jitter = secrets.SystemRandom()
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """SQL that is ready to run: its name, its text, its constants, and which parameters are jsonb."""
-
-    name: str
-    sql: str
-    constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    json_names: Collection[str] = ()
-
-    def bind(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the parameters to send: those given, the statement's own, jsonb ones wrapped."""
-        bound = {**self.constants, **params}
-        for name in self.json_names:
-            if bound.get(name) is not None and not isinstance(bound[name], Jsonb):
-                bound[name] = Jsonb(bound[name])
-        return bound
-
-
-def statement(name: str, core: "str | ClauseElement") -> Statement:
-    """Compiles a statement once, at import.
-
-    Args:
-        name: What the statement does, for logs and metrics.
-        core: A SQLAlchemy Core statement with `bindparam`s, or SQL with `%(name)s` parameters, where a
-            literal percent sign is written `%%`.
-
-    A `dict` is always sent as jsonb. A `list` is sent as an array in SQL text; for a jsonb list wrap it in
-    `psycopg.types.json.Jsonb`. In a Core statement what goes to a JSON column is wrapped already. An `int` is
-    always sent as bigint, so that a statement has one plan whatever the numbers; cast it where a function
-    wants less.
-
-    Raises:
-        ValueError: The Core statement needs work at each run: `in_()` (write `= ANY`), or a column with a
-            Python-side `default=` or `onupdate=` (write `server_default=` or give the value).
-    """
-    return Statement(name, core) if isinstance(core, str) else _compiled(name, core)
-
-
-def _compiled(name: str, core: "ClauseElement") -> Statement:
-    # Imported here: a process whose statements are all SQL text does without SQLAlchemy's 18 MiB.
-    from sqlalchemy import JSON  # noqa: PLC0415
-    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg  # noqa: PLC0415
-    from sqlalchemy.sql.compiler import SQLCompiler  # noqa: PLC0415
-
-    compiled = core.compile(
-        dialect=PGDialect_psycopg()  # type: ignore[no-untyped-call]
-    )
-    if not isinstance(compiled, SQLCompiler):
-        raise ValueError(f"{name}: not a query")  # noqa: TRY004  # the same class of mistake as the ones below
-    if compiled.post_compile_params:
-        raise ValueError(f"{name}: in_() is expanded at each run; write = ANY(...)")
-    if compiled.insert_prefetch or compiled.update_prefetch:
-        raise ValueError(f"{name}: a column has a Python-side default; write server_default")
-    binds = {key: value for key, value in compiled.binds.items() if key in compiled.params}
-    return Statement(
-        name,
-        str(compiled),
-        {
-            key: value
-            for key, value in compiled.params.items()
-            if not binds[key].required and value is not None
-        },
-        frozenset(key for key, value in binds.items() if isinstance(value.type, JSON)),
-    )
 
 
 def unavailable(message: str = "the database cannot be reached") -> Fault:
@@ -179,6 +113,13 @@ class Database:
         self._waiting = 0
         self._uses = 0
         self._closing = False
+        self._metrics = PoolMetrics(
+            pool.name,
+            limit=pool.max_size,
+            open_now=lambda: pool.get_stats()["pool_size"],
+            in_use=self._in_use,
+            waiting=lambda: self._waiting,
+        )
 
     @classmethod
     async def open(
@@ -214,6 +155,7 @@ class Database:
         while self._warm:
             await self._pool.putconn(self._warm.pop())
         await self._pool.close()
+        self._metrics.forget()
 
     async def fetch(self, s: Statement, params: Mapping[str, Any]) -> list[Row]:
         """Runs one statement in a transaction of its own, in one round trip, and returns its rows.
@@ -270,6 +212,7 @@ class Database:
         for _ in range(self._pool.max_size):
             if not _was_cut(connection):
                 break
+            self._metrics.lost()
             await connection.close()
             await self._pool.putconn(connection)
             connection = await self._taken()
@@ -282,10 +225,15 @@ class Database:
         if self._warm:
             return self._warm.pop()
         self._waiting += 1
+        started = time.perf_counter()
         try:
             return await self._pool.getconn()
+        except (PoolTimeout, TooManyRequests):
+            self._metrics.timed_out()
+            raise
         finally:
             self._waiting -= 1
+            self._metrics.waited(time.perf_counter() - started)
 
     async def _given_back(self, connection: psycopg.AsyncConnection[DictRow]) -> None:
         self._uses += 1
@@ -297,7 +245,13 @@ class Database:
         ):
             self._warm.append(connection)
         else:
+            if connection.closed:
+                self._metrics.lost()
             await self._pool.putconn(connection)
+
+    def _in_use(self) -> int:
+        stats = self._pool.get_stats()
+        return stats["pool_size"] - stats["pool_available"] - len(self._warm)
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[Transaction]:
@@ -311,8 +265,13 @@ _PING = statement("ping", "SELECT 1 AS alive")
 async def _fetch(
     connection: psycopg.AsyncConnection[DictRow], s: Statement, params: Mapping[str, Any]
 ) -> list[Row]:
-    cursor = await connection.execute(s.sql, s.bind(params))
-    return await cursor.fetchall() if cursor.rownumber is not None else []
+    started = time.perf_counter()
+    try:
+        with tracing.statement(s.name):
+            cursor = await connection.execute(s.sql, s.bind(params))
+            return await cursor.fetchall() if cursor.rownumber is not None else []
+    finally:
+        observe_statement(s.name, time.perf_counter() - started)
 
 
 async def _retried(once: Callable[[], Awaitable[T]]) -> T:

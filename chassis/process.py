@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
+from chassis import trace_metrics, tracing
 from chassis.barrier_pruning import BarrierPruning
 from chassis.clock import SystemClock
-from chassis.config import ProcessSettings
+from chassis.config import ProcessSettings, environment
 from chassis.consumer import Consumer, Consumers, Handler
 from chassis.event_operator import EventOperator
 from chassis.grpc_server import Server
 from chassis.lifecycle import DRAIN_SECONDS, Lifecycle
 from chassis.postgres import Database
+from chassis.process_metrics import watch_event_loop
 from chassis.projections import Projection
 from chassis.readiness import PING_SECONDS, Readiness
 from chassis.relay import Relay
@@ -24,6 +26,23 @@ from sagacity.events.v1 import event_operator_pb2_grpc
 RELAY_DRAIN_SECONDS = DRAIN_SECONDS / 2
 
 log = structlog.get_logger(__name__)
+
+
+def start_tracing(life: Lifecycle, process: str) -> None:
+    """Record spans until the stop, where the environment names a collector; call it first of all.
+
+    Raises:
+        SettingsError: a variable has a value that cannot be.
+    """
+    trace_metrics.show_from_the_beginning()
+    if not environment().get(tracing.ENDPOINT):
+        return
+    # Imported here: a process that records nothing does without OpenTelemetry's SDK.
+    from chassis.trace_recording import Recording  # noqa: PLC0415
+
+    recording = Recording.start(process, environment())
+    if recording is not None:
+        life.on_stop(recording.stop)
 
 
 async def open_database(
@@ -143,6 +162,7 @@ async def start_metrics(life: Lifecycle, settings: ProcessSettings) -> None:
     server = await serve_metrics(settings.metrics_listen)
     if server is None:
         return
+    life.start(watch_event_loop(), name="event loop lag")
 
     async def close() -> None:
         server.close()

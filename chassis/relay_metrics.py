@@ -7,6 +7,7 @@ from contextlib import suppress
 import structlog
 
 from chassis.errors import Fault
+from chassis.metric_catalogue import SERVICES
 from chassis.outbox_backlog import Backlog, backlog
 from chassis.postgres import Database
 from chassis.telemetry import counter, gauge
@@ -17,18 +18,54 @@ MAX_SHARE = 0.05
 # No transaction of the suite takes a tenth of this.
 MAX_TRANSACTION_SECONDS = 60.0
 
-PUBLISHED = counter("sagacity_relay_published", "Events that Kafka acknowledged", "topic")
-OUTAGES = counter("sagacity_relay_outages", "Times that publishing came to a halt", "topic")
-STUCK = counter("sagacity_relay_stuck", "Attempts at events that Kafka will not take", "topic")
-WAITING = gauge("sagacity_outbox_waiting", "Events that are not published, up to a bound", "topic")
+PUBLISHED = counter(
+    "sagacity_relay_published_total",
+    "Events that Kafka acknowledged.",
+    "topic",
+    of=SERVICES,
+    look="stands still while `sagacity_outbox_waiting` grows",
+)
+OUTAGES = counter(
+    "sagacity_relay_outages_total",
+    "Times that publishing came to a halt.",
+    "topic",
+    of=SERVICES,
+    look="Kafka was away; the `relay_halted` line of the log says why",
+)
+STUCK = counter(
+    "sagacity_relay_stuck_total",
+    "Attempts at events that Kafka will not take.",
+    "topic",
+    of=SERVICES,
+    look="any: `relay_key_stuck` in the log names the event. Later ones of its key wait, all others flow",
+)
+WAITING = gauge(
+    "sagacity_outbox_waiting",
+    "Events that are not published, 100,000 at most; every relay reads it every five seconds.",
+    "topic",
+    of=SERVICES,
+    look="grows for minutes: Kafka or the relay is away, or the relay is too slow",
+)
 OLDEST_AGE_SECONDS = gauge(
-    "sagacity_outbox_oldest_age_seconds", "Age of the oldest event that is not published", "topic"
+    "sagacity_outbox_oldest_age_seconds",
+    "Age of the oldest event that is not published; 0 when there is none.",
+    "topic",
+    of=SERVICES,
+    look="above a minute: as above, or a key is stuck",
 )
 OLDEST_TRANSACTION_SECONDS = gauge(
-    "sagacity_outbox_oldest_transaction_seconds", "How long a transaction has held the horizon", "topic"
+    "sagacity_outbox_oldest_transaction_seconds",
+    "How long the transaction that holds the database's horizon has been seen to; 0 when none does.",
+    "topic",
+    of=SERVICES,
+    look="above 60: [a transaction holds the horizon](operations.md#a-transaction-holds-the-horizon)",
 )
 HORIZON_ALARMS = counter(
-    "sagacity_outbox_horizon_alarms", "Times that a transaction held the horizon for too long", "topic"
+    "sagacity_outbox_horizon_alarms_total",
+    "Times that a transaction held the horizon for more than 60 seconds.",
+    "topic",
+    of=SERVICES,
+    look="the same; the log has `outbox_horizon_held`",
 )
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +76,9 @@ class OutboxWatch:
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._alarmed = False
+        # Shown from the beginning: a counter that appears with its first event never rose, for Prometheus.
+        for counted in (PUBLISHED, OUTAGES, STUCK, HORIZON_ALARMS):
+            counted.labels(topic)
 
     def show(self, seen: Backlog) -> None:
         """Sets the gauges to what was read, and gives or ends the alarm."""

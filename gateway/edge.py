@@ -13,9 +13,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chassis import tracing
 from chassis.clock import Clock
 from chassis.ids import NewId
-from gateway.metrics import observe
+from gateway.metrics import NO_ROUTE, observe
 from gateway.problems import Problem, ProblemError, internal, overloaded, render
 from gateway.routing import MAX_BODY_BYTES, too_large
 
@@ -24,6 +25,7 @@ MAX_TARGET_CHARACTERS: Final = 8192  # path and query together
 MAX_HEADERS: Final = 100
 EVENT_STREAM: Final = "text/event-stream"
 ALIVE: Final = "/healthz"  # never refused for load: a probe must not restart a busy gateway
+PROBES: Final = frozenset({ALIVE, "/readyz"})  # asked every few seconds: no traces of their own
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -56,25 +58,29 @@ class Edge:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(self._new_id())
         scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         exchange = _Exchange(send, request_id, self._on_stream)
+        started = time.perf_counter()
         if (refusal := self._refusal(scope, headers)) is not None:
             await self._render(refusal, scope, receive, exchange)
+            observe(scope["method"], NO_ROUTE, exchange.status, time.perf_counter() - started)
             return
         self._in_flight += 1
-        started = time.perf_counter()
-        try:
-            await self._app(scope, self._uncounted_while_awaited(receive), exchange)
-        except ClientDisconnect:
-            _LOG.info("the client went away", request_id=request_id)
-        except Exception:
-            _LOG.exception("a request failed", request_id=request_id, path=scope["path"])
-            if exchange.started:
-                raise  # half an answer is out: only cutting the connection tells the client
-            await self._render(internal(), scope, receive, exchange)
-        finally:
-            self._in_flight -= not exchange.streams
-            route = getattr(scope.get("route"), "path", "none")
-            observe(scope["method"], route, exchange.status, time.perf_counter() - started)
+        with _span(scope, headers) as span:
+            try:
+                await self._app(scope, self._uncounted_while_awaited(receive), exchange)
+            except ClientDisconnect:
+                _LOG.info("the client went away", request_id=request_id)
+            except Exception:
+                _LOG.exception("a request failed", request_id=request_id, path=scope["path"])
+                if exchange.started:
+                    raise  # half an answer is out: only cutting the connection tells the client
+                await self._render(internal(), scope, receive, exchange)
+            finally:
+                self._in_flight -= not exchange.streams
+                route = getattr(scope.get("route"), "path", None)
+                observe(scope["method"], route or NO_ROUTE, exchange.status, time.perf_counter() - started)
+                tracing.http_answered(span, scope["method"], route, exchange.status)
 
     def _on_stream(self) -> None:
         """Gives a request's place away once it is a stream: those have a bound of their own."""
@@ -117,6 +123,14 @@ class Edge:
     async def _render(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         response = render(problem, request_id=scope["state"]["request_id"], now=self._clock.now())
         await response(scope, receive, send)
+
+
+def _span(scope: Scope, headers: Headers) -> tracing.Span:
+    """The request's span, in the client's trace where it names one; two of them name none."""
+    if scope["path"] in PROBES:
+        return tracing.NOTHING
+    given = headers.getlist(tracing.TRACEPARENT)
+    return tracing.http_request(scope["method"], given[0] if len(given) == 1 else None)
 
 
 class _Exchange:

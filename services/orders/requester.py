@@ -13,6 +13,7 @@ import structlog
 from chassis.cloud_events import full_jitter
 from chassis.errors import REFUSALS, Fault
 from chassis.grpc_client import Connection
+from chassis.metric_catalogue import ORDERS
 from chassis.postgres import Database
 from chassis.telemetry import counter, gauge
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
@@ -29,15 +30,43 @@ LEASE_SECONDS = 15.0
 BACKOFF_BASE_SECONDS = 0.25
 BACKOFF_CAP_SECONDS = 30.0
 
-WAITING = gauge("sagacity_cancellations_waiting", "Orders that are to be cancelled and are not yet.")
-OLDEST_SECONDS = gauge("sagacity_cancellations_oldest_seconds", "Age of the oldest of them.")
-ANSWERS = counter("sagacity_cancellations_asked", "Answers of the orchestrator to them.", "answer")
-FINISHED = counter("sagacity_cancellations_finished", "What became of orders to be cancelled.", "outcome")
+WAITING = gauge(
+    "sagacity_cancellations_waiting",
+    "Orders that are to be cancelled and are not yet. The same at all replicas.",
+    of=ORDERS,
+    look="growing: is the orchestrator there?",
+)
+OLDEST_SECONDS = gauge(
+    "sagacity_cancellations_oldest_seconds",
+    "Age of the oldest of them.",
+    of=ORDERS,
+    look="above a few minutes: its `answer` in `cancellation_request` says what holds it up",
+)
+ANSWERS = counter(
+    "sagacity_cancellations_asked_total",
+    "What the orchestrator answered to them.",
+    "answer",
+    of=ORDERS,
+    look="PENDING is as it should be; `cancellation_not_accepted` in the log names the orders of the others",
+)
+FINISHED = counter(
+    "sagacity_cancellations_finished_total",
+    "What became of orders to be cancelled.",
+    "outcome",
+    of=ORDERS,
+    look="SHIPPED, DELIVERED: they went out; decide with the customer",
+)
 REFUNDS_WAITING = gauge(
-    "sagacity_provider_refunds_waiting", "Refunds of the provider whose order is not confirmed yet."
+    "sagacity_provider_refunds_waiting",
+    "Refunds of the provider whose order is PENDING. The same at all replicas.",
+    of=ORDERS,
+    look="for long: the order's saga is stuck",
 )
 REFUNDS_REFUSED = gauge(
-    "sagacity_provider_refunds_refused", "Refunds of the provider that do not fit what their order became."
+    "sagacity_provider_refunds_refused",
+    "Refunds of the provider that do not fit what their order became. The same at all replicas.",
+    of=ORDERS,
+    look="alarm: `provider_refund` has the `error`; compare order, payment and the provider's dashboard",
 )
 # The order is as it must be, or a saga is at work that makes it so.
 _ACCEPTED = frozenset({"DONE", "PENDING"})

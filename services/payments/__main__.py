@@ -25,6 +25,7 @@ from sagacity.payments.v1 import payments_pb2_grpc
 from services.payments import events, rpc
 from services.payments.app import Payments
 from services.payments.config import PaymentsSettings
+from services.payments.measured_provider import MeasuredProvider
 from services.payments.simulated_provider import SimulatedProvider
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,7 @@ async def program(life: Lifecycle) -> None:
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
     app = Payments(
         database=database,
-        provider=provider,
+        provider=MeasuredProvider(provider),
         clock=SystemClock(),
         new_id=new_id,
         provider_timeout_seconds=settings.provider_timeout_seconds,

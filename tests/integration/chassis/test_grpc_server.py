@@ -18,7 +18,7 @@ from chassis.grpc_client import Connection
 from chassis.grpc_server import Allow, Server, build_server
 from chassis.identity import Caller, ServiceIdentity, Verifier, current_caller, new_key_pair
 from chassis.ids import new_id
-from chassis.telemetry import RPC_HANDLED
+from chassis.rpc_metrics import RPC_HANDLED
 from sagacity.common.v1 import saga_step_pb2
 from sagacity.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 
@@ -83,7 +83,7 @@ class World:
 
     async def leave_once(self, began: asyncio.Event) -> None:
         """Call Reserve, hang up when its use case has begun, and wait until the server has noticed."""
-        left = RPC_HANDLED.labels("Reserve", "CANCELLED")
+        left = RPC_HANDLED.labels("sagacity.inventory.v1.Inventory", "Reserve", "CANCELLED")
         before = left._value.get()
         call = asyncio.create_task(self.call("Reserve", reserve()))
         async with asyncio.timeout(TIMEOUT_SECONDS):

@@ -17,7 +17,7 @@ from chassis.grpc_metadata import ROLE_KEY, USER_KEY
 from chassis.grpc_server import Server, build_server
 from chassis.identity import Caller, ServiceIdentity, Verifier, current_caller, new_key_pair
 from chassis.ids import new_id
-from chassis.telemetry import RPC_HANDLED
+from chassis.rpc_metrics import RPC_HANDLED
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
 
 TIMEOUT_SECONDS = 20.0
@@ -93,7 +93,7 @@ async def forever() -> None:
 
 
 async def test_a_stream_that_is_allowed_is_served_to_its_end(world: World) -> None:
-    counted = RPC_HANDLED.labels("WatchSagas", "OK")
+    counted = RPC_HANDLED.labels("sagacity.sagas.v1.SagaOperator", "WatchSagas", "OK")
     before = counted._value.get()
     assert await world.numbers() == [0, 1, 2]
     assert world.watched.callers == [Caller("operator")]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import structlog
 
-from chassis.telemetry import configure_logging, observe_rpc, serve_metrics
+from chassis.rpc_metrics import observe_rpc
+from chassis.telemetry import configure_logging, serve_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ async def ask(server: asyncio.Server, request: bytes) -> bytes:
 
 
 async def test_metrics_are_served_for_prometheus() -> None:
-    observe_rpc("Brew", "OK", 0.003)
+    observe_rpc("kitchen.v1.Kitchen", "Brew", "OK", 0.003)
     server = await serve_metrics("127.0.0.1:0")
     assert server is not None
     async with server:
@@ -86,7 +87,8 @@ async def test_metrics_are_served_for_prometheus() -> None:
         other = await ask(server, b"GET /secrets HTTP/1.1\r\nHost: x\r\n\r\n")
         too_long = await ask(server, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 100_000)
     assert answer.startswith(b"HTTP/1.1 200 OK")
-    assert b'grpc_server_handled_total{grpc_code="OK",grpc_method="Brew"} 1.0' in answer
+    labels = b'grpc_code="OK",grpc_method="Brew",grpc_service="kitchen.v1.Kitchen"'
+    assert b"grpc_server_handled_total{%b} 1.0" % labels in answer
     assert b"grpc_server_handling_seconds_bucket" in answer
     assert other.startswith(b"HTTP/1.1 404")
     assert too_long == b""
