@@ -1,0 +1,167 @@
+"""Connections end by age, and calls do not: so clients find replicas that came after they connected."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typing_extensions import override
+
+from chassis import grpc_client
+from chassis.grpc_client import Connection
+from chassis.grpc_gate import MAX_HANDLER_SECONDS, MAX_STREAM_SECONDS
+from chassis.grpc_server import MAX_CONNECTION_AGE_GRACE_SECONDS, Allow, Server, build_server
+from chassis.identity import ServiceIdentity, Verifier, new_key_pair
+from chassis.readiness import READINESS_SERVICE
+from sagacity.inventory.v1 import inventory_pb2, inventory_pb2_grpc
+
+WAIT_SECONDS = 60.0
+AGE_SECONDS = 0.3
+CALLS_IN_FLIGHT = 4
+CONNECTIONS_TO_SEE = 4
+PRIVATE_KEY, PUBLIC_KEY = new_key_pair("gateway")
+NAME = "inventory-headless.test"
+
+
+@dataclass
+class Inventory(inventory_pb2_grpc.InventoryServicer):
+    """Remembers by which connections it was called; the product "HELD" is answered when it may be."""
+
+    peers: list[str] = field(default_factory=list)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @override
+    async def GetProduct(self, request: Any, context: Any) -> Any:
+        self.peers.append(context.peer())
+        if request.sku == "HELD":
+            self.began.set()
+            await self.may_end.wait()
+        return inventory_pb2.GetProductResponse()
+
+
+def new_server(inventory: Inventory, *, age_seconds: float = AGE_SECONDS) -> Server:
+    server = build_server(
+        domain="sagacity.inventory",
+        policies={"GetProduct": Allow(frozenset({"gateway"}))},
+        verifier=Verifier({"keys": [PUBLIC_KEY]}),
+        max_connection_age_seconds=age_seconds,
+    )
+    inventory_pb2_grpc.add_InventoryServicer_to_server(inventory, server.server)
+    return server
+
+
+@pytest.fixture
+async def inventory() -> Inventory:
+    return Inventory()  # type: ignore[abstract]  # the RPCs that no test calls are left out
+
+
+@pytest.fixture
+async def connection(inventory: Inventory) -> AsyncIterator[Connection]:
+    server = new_server(inventory)
+    port = await server.start("127.0.0.1:0")
+    connected = Connection(f"127.0.0.1:{port}", ServiceIdentity("gateway", PRIVATE_KEY))
+    yield connected
+    await connected.close()
+    await server.stop()
+
+
+async def get(connection: Connection, sku: str) -> None:
+    rpc = inventory_pb2_grpc.InventoryStub(connection.channel).GetProduct
+    await connection.call(rpc, inventory_pb2.GetProductRequest(sku=sku), timeout_seconds=WAIT_SECONDS)
+
+
+async def see_connections(connection: Connection, inventory: Inventory, number: int) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while len(set(inventory.peers)) < number:
+            await get(connection, "SKU-1")
+
+
+async def test_no_call_fails_while_connections_end_by_age_one_after_the_other(
+    connection: Connection, inventory: Inventory
+) -> None:
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(CALLS_IN_FLIGHT):
+            callers.create_task(see_connections(connection, inventory, CONNECTIONS_TO_SEE))
+    assert len(set(inventory.peers)) >= CONNECTIONS_TO_SEE
+
+
+async def test_a_call_under_way_outlives_the_age_of_its_connection(
+    connection: Connection, inventory: Inventory
+) -> None:
+    held = asyncio.create_task(get(connection, "HELD"))
+    async with asyncio.timeout(WAIT_SECONDS):
+        await inventory.began.wait()
+    await see_connections(connection, inventory, CONNECTIONS_TO_SEE)
+    assert not held.done()
+    inventory.may_end.set()
+    await held
+
+
+def test_an_old_connection_stays_longer_than_any_call_may_take() -> None:
+    assert max(MAX_STREAM_SECONDS, MAX_HANDLER_SECONDS) < MAX_CONNECTION_AGE_GRACE_SECONDS
+
+
+class Names(asyncio.DatagramProtocol):
+    """A DNS server for one name: answers with the addresses that it has at this moment."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] = []
+
+    @override
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    @override
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        (number,) = struct.unpack("!H", data[:2])
+        end_of_name = data.index(b"\0", 12) + 1
+        question = data[12 : end_of_name + 4]
+        (kind,) = struct.unpack("!H", data[end_of_name : end_of_name + 2])
+        found = self.addresses if kind == 1 else []  # A records; there are none of IPv6
+        records = [b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, 4) + socket.inet_aton(one) for one in found]
+        header = struct.pack("!HHHHHH", number, 0x8580, 1, len(records), 0, 0)
+        self._transport.sendto(header + question + b"".join(records), addr)
+
+
+@asynccontextmanager
+async def names() -> AsyncIterator[tuple[Names, int]]:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(Names, local_addr=("127.0.0.1", 0))
+    try:
+        yield protocol, transport.get_extra_info("sockname")[1]
+    finally:
+        transport.close()
+
+
+async def test_a_client_finds_a_replica_that_came_after_it_connected() -> None:
+    old, new = (new_server(Inventory()) for _ in range(2))  # type: ignore[abstract]
+    async with names() as (dns, dns_port), AsyncExitStack() as stack:
+        port = await old.start("127.0.0.2:0")
+        stack.push_async_callback(old.stop)
+        await old.tell_readiness(ready=False)  # tells them apart
+        dns.addresses = ["127.0.0.2"]
+        # Ours, but for the half minute that gRPC does not look the same name up again.
+        options = (*grpc_client._OPTIONS, ("grpc.dns_min_time_between_resolutions_ms", 50))
+        target = f"dns://127.0.0.1:{dns_port}/{NAME}:{port}"
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def answering() -> int:
+            request = health_pb2.HealthCheckRequest(service=READINESS_SERVICE)
+            return int((await health.Check(request, timeout=WAIT_SECONDS)).status)
+
+        assert await answering() == health_pb2.HealthCheckResponse.NOT_SERVING
+        await new.start(f"127.0.0.3:{port}")
+        stack.push_async_callback(new.stop)
+        await new.tell_readiness(ready=True)
+        dns.addresses = ["127.0.0.2", "127.0.0.3"]
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await answering() != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110 - no Event
+                await asyncio.sleep(0)
