@@ -26,7 +26,8 @@ COMMIT ?= HEAD
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events
+.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events \
+	image secrets up down test-compose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,8 +51,8 @@ demo: $(STAMP) ## three orders against a running suite, and what their sagas did
 sagacity: $(STAMP) ## the operator's command line (ARGS="sagas list")
 	@$(BIN)/python -m cli $(ARGS)
 
-test: $(STAMP) ## all tests but the chaos figures (ARGS="-k orders", WORKERS=1)
-	@$(BIN)/python -m pytest -m 'not chaos' -n $(WORKERS) --dist loadfile $(ARGS)
+test: $(STAMP) ## all tests but the chaos figures and the containers (ARGS="-k orders", WORKERS=1)
+	@$(BIN)/python -m pytest -m 'not chaos and not compose' -n $(WORKERS) --dist loadfile $(ARGS)
 
 chaos: $(STAMP) ## the full figures under faults, more than an hour (JSON=path writes what was seen, ARGS="-k crash")
 	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
@@ -63,6 +64,7 @@ lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs and of th
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(RELEASED)
+	$(BIN)/hadolint $$(git ls-files '*Dockerfile')
 	@stubs=$$(mktemp -d) && trap 'rm -rf "$$stubs"' EXIT && $(WITH_PLUGINS) $(BIN)/python protos/generate.py "$$stubs" \
 		&& diff -r -x __pycache__ "$$stubs" protos/gen || { echo "the stubs are stale: make gen" >&2; exit 1; }
 	@page=$$(mktemp) && trap 'rm -f "$$page"' EXIT && $(BIN)/python -m protos.catalogue "$$page" \
@@ -116,3 +118,32 @@ $(BENCH_STAMP): requirements-bench.lock | $(STAMP)
 
 bench-engine: $(STAMP) $(BENCH_STAMP) ## measure the saga engine, beside DBOS (JSON=path, ARGS="--quick")
 	@$(BIN)/python -m tests.bench.engine $(if $(JSON),--json-to $(JSON)) $(ARGS)
+
+# Containers. TAG is the image's; PROFILES=obs,load adds what looks at them and what orders from them.
+TAG ?= local
+PROFILES ?=
+UP_SECONDS := 600
+comma := ,
+COMPOSE = SAGACITY_TAG=$(TAG) docker compose --project-name sagacity --file deploy/compose.yaml
+# Traces go where there is somebody to take them.
+WITH_TRACES = $(if $(findstring obs,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-collector:4317)
+
+image: ## build the image sagacity:local of all processes (TAG=1.2.3)
+	docker build --file deploy/Dockerfile --tag sagacity:$(TAG) \
+		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
+
+secrets: $(STAMP) ## make the secrets of the containers that are missing, in deploy/secrets
+	@$(BIN)/python -m deploy.compose.make_secrets
+
+up: image secrets ## everything in containers, until it is healthy; builds the image (PROFILES=obs,load)
+	$(if $(findstring load,$(PROFILES)),docker build --file deploy/compose/load.Dockerfile --tag sagacity-load:$(TAG) .)
+	$(WITH_TRACES) $(COMPOSE) $(addprefix --profile ,$(subst $(comma), ,$(PROFILES))) \
+		up --detach --no-build --remove-orphans --wait --wait-timeout $(UP_SECONDS)
+	@echo "the gateway is on http://$$($(COMPOSE) port proxy 8080); who may log in: docs/how-to/compose.md"
+
+down: ## stop the containers and remove them; their data stays (ARGS=--volumes deletes it)
+	$(COMPOSE) --profile obs --profile load down --remove-orphans $(ARGS)
+
+test-compose: $(STAMP) ## the containers for real: orders, kills, a rolling restart; needs Docker, takes minutes
+	@$(BIN)/python -m pytest -m compose tests/compose $(ARGS)

@@ -11,17 +11,23 @@ from deploy.local.errors import LocalDeployError
 
 
 class SecretFiles:
-    """The secrets in one folder, which is made where it is missing."""
+    """The secrets in one folder, which is made where it is missing and which nobody but its owner may enter.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they are.
+        mode: of new files; containers that a file is mounted into need more than the owner's rights.
+    """
+
+    def __init__(self, folder: Path, *, mode: int = 0o600) -> None:
         self.folder = folder
+        self._mode = mode
 
     def path(self, name: str) -> Path:
         """Return where the secret `name` lies, whether it exists yet or not."""
         return self.folder / name
 
     def text(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
-        """Return the secret `name`; where there is none yet, make it, store it with mode 0600 and return it.
+        """Return the secret `name`; where there is none yet, make it, store it and return it.
 
         Raises:
             LocalDeployError: the folder cannot be written, or the file is empty.
@@ -48,6 +54,7 @@ class SecretFiles:
         with os.fdopen(
             os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
         ) as file:
+            os.fchmod(file.fileno(), self._mode)
             file.write(text)
         draft.replace(path)
         return path
