@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from chassis.errors import Fault
-from chassis.ids import new_id
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.orders.v1 import events_pb2
 from sagacity.orders.v1 import orders_pb2 as pb
@@ -280,7 +279,7 @@ async def test_a_hundred_refunds_are_read_in_their_order_and_only_all_that_is_le
     assert (await saga.quote_refund()).amount == euro(TOTAL - 100)
 
 
-@pytest.mark.parametrize("refund_id", ["", "x", str(new_id())[:-1]])
+@pytest.mark.parametrize("refund_id", ["", "x", "01a1feda-d37f-7239-a544-03842b691d2"])
 async def test_what_is_no_refund_id_is_refused(world: Any, refund_id: str) -> None:
     saga = await sold(world)
     fault = await refused(saga.refund(1, refund_id=refund_id))
