@@ -25,10 +25,9 @@ from psycopg.conninfo import make_conninfo
 import deploy.local  # noqa: F401 - first of all, for what it tells gRPC
 from deploy.local.children import PART_VARIABLE
 from tests import docker_engine
+from tests.docker_servers import KAFKA_IMAGE, POSTGRES_IMAGE, docker_kafka, docker_postgres
 
 ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's settings are chassis.config's
-POSTGRES_IMAGE = "postgres:18-alpine"
-KAFKA_IMAGE = "apache/kafka:4.1.0"
 JARS = Path(__file__).resolve().parent.parent / ".sagacity" / "kafka-jars"
 
 
@@ -121,15 +120,6 @@ def local_postgres() -> Iterator[str]:
             server.kill()
 
 
-@contextmanager
-def docker_postgres() -> Iterator[str]:
-    from testcontainers.community.postgres import PostgresContainer
-
-    command = "postgres -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
-    with PostgresContainer(POSTGRES_IMAGE, driver=None).with_command(command) as container:
-        yield container.get_connection_url()
-
-
 @pytest.fixture(scope="session")
 def postgres_admin_dsn() -> Iterator[str]:
     """DSN of the tests' PostgreSQL server, of a role that may create databases."""
@@ -216,15 +206,6 @@ def maven_kafka() -> Iterator[str]:
             yield broker.bootstrap_servers
         finally:
             broker.kill()
-
-
-@contextmanager
-def docker_kafka() -> Iterator[str]:
-    from testcontainers.community.kafka import KafkaContainer
-
-    container = KafkaContainer(KAFKA_IMAGE).with_kraft().with_env("KAFKA_NUM_PARTITIONS", "4")
-    with container as started:
-        yield started.get_bootstrap_server()
 
 
 @pytest.fixture(scope="session")
