@@ -17,6 +17,8 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
+from chassis import tracing
+
 CONTENT_TYPE = "application/protobuf"
 _format = JSONFormat()  # the interface asks for one; binary mode does not use it
 _jitter = secrets.SystemRandom()
@@ -60,7 +62,7 @@ def to_message(row: dict[str, Any], *, source: str) -> dict[str, Any]:
     message = to_binary(event, _format, key_mapper=lambda _: str(row["aggregateid"]))
     headers = list(message.headers.items())
     if row["traceparent"]:
-        headers.append(("traceparent", row["traceparent"].encode()))
+        headers.append((tracing.TRACEPARENT, row["traceparent"].encode()))
     return {"key": str(row["aggregateid"]).encode(), "value": message.value, "headers": headers}
 
 
@@ -90,7 +92,7 @@ def from_record(record: Any) -> ReceivedEvent:
         sequence=sequence,
         payload=record.value or b"",
         occurred_at=occurred_at,
-        traceparent=headers.get("traceparent", b"").decode(errors="replace") or None,
+        traceparent=_traceparent(headers),
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
@@ -112,6 +114,12 @@ def unreadable(record: Any) -> ReceivedEvent:
         partition=record.partition,
         offset=record.offset,
     )
+
+
+def _traceparent(headers: dict[str, bytes]) -> str | None:
+    """As it came, where it is one by the grammar; what is none holds no event up."""
+    given = headers.get(tracing.TRACEPARENT, b"").decode(errors="replace")
+    return given if tracing.parse(given) else None
 
 
 def _in_utc(time: datetime | None) -> datetime | None:

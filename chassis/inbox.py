@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+import structlog
+
+from chassis import tracing
 from chassis.cloud_events import ReceivedEvent
 from chassis.postgres import Database, Transaction, statement
 
@@ -268,7 +271,17 @@ class Inbox:
         """Has an event's effect and moves no mark; whatever the handler raises."""
         handler = self._handlers.get(event.type)
         if handler:
-            await handler(tx, event)
+            with (
+                structlog.contextvars.bound_contextvars(event_id=event.id),
+                tracing.event_processed(
+                    event.topic,
+                    self.consumer,
+                    event_id=event.id,
+                    event_type=event.type,
+                    traceparent=event.traceparent,
+                ),
+            ):
+                await handler(tx, event)
 
     async def _apply(self, tx: Transaction, events: list[ReceivedEvent]) -> Applied:
         state = await self.state(tx)

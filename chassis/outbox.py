@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from chassis import tracing
 from chassis.postgres import Transaction, statement
 
 BUCKETS = 16
@@ -71,7 +72,7 @@ async def append(tx: Transaction, event: Event, *, sequence: int, traceparent: s
             would not follow commits and events could be published out of order.
         event: The fact.
         sequence: The aggregate's own number of the event, from 1 without gaps; read from the locked row.
-        traceparent: W3C trace context of the change, where it is traced.
+        traceparent: W3C trace context of the change; None: that of what is going on here, if any.
     """
     params = {
         "id": event.id,
@@ -82,6 +83,6 @@ async def append(tx: Transaction, event: Event, *, sequence: int, traceparent: s
         "sequence": sequence,
         "bucket": bucket_of(event.aggregate_id),
         "occurred_at": event.occurred_at,
-        "traceparent": traceparent,
+        "traceparent": traceparent or tracing.current(),
     }
     await tx.fetch(_APPEND, params)

@@ -23,6 +23,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from chassis import tracing
 from chassis.cancellation import is_cancelled
 from chassis.cloud_events import to_message
 from chassis.postgres import Row
@@ -76,6 +77,8 @@ class Sending:
     outcome: Outcome = field(default_factory=Outcome)
     # Keys of which an event was refused: nothing behind it may overtake it.
     _halted: set[str] = field(default_factory=set)
+    # By position, of the events that are in a record batch under way.
+    _spans: dict[int, tracing.Span] = field(default_factory=dict)
 
     async def send(self, batch: Sequence[Row]) -> Outcome:
         """Sends events that are in the order of their positions; returns when all that can be known is.
@@ -102,6 +105,7 @@ class Sending:
             try:
                 await self._deliver(records, partition)
             except UNSENDABLE as error:
+                self._end_spans(taken, error)
                 self.outcome.spent = True
                 if len(taken) == 1:
                     self._refuse(taken[0], error)
@@ -109,12 +113,14 @@ class Sending:
                     self.outcome.suspected += taken
                 return
             except (Exception, asyncio.CancelledError) as error:
+                self._end_spans(taken, error)
                 if is_cancelled():
                     raise
                 # Told to the relay once all lanes are accounted for; it may be aiokafka's own CancelledError.
                 self.outcome.failure = error
                 return
             self.outcome.published += taken
+            self._end_spans(taken)
 
     def _next(self, rows: deque[Row]) -> tuple[BatchBuilder, list[Row]]:
         # The next record batch of a partition, and what is in it.
@@ -141,7 +147,7 @@ class Sending:
     def _message(self, row: Row) -> dict[str, Any] | None:
         # None for an event of which there is none that Kafka takes; it is refused then.
         try:
-            message = to_message(row, source=self.topic)
+            message = to_message(self._traced(row), source=self.topic)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this event's, and stays so
             self._refuse(row, error)
             return None
@@ -149,6 +155,24 @@ class Sending:
             self._refuse(row, RecordTooLargeError(f"more than {MAX_RECORD_BYTES} bytes"))
             return None
         return message
+
+    def _traced(self, row: Row) -> Row:
+        """The row, handing on the span of its sending where there is one."""
+        position = row["position"]
+        span = self._spans.get(position) or tracing.event_sent(
+            self.topic, event_id=str(row["id"]), event_type=row["type"], traceparent=row["traceparent"]
+        )
+        if span.traceparent is None:
+            return row
+        self._spans[position] = span
+        return row | {"traceparent": span.traceparent}
+
+    def _end_spans(self, rows: Sequence[Row], error: BaseException | None = None) -> None:
+        for row in rows if self._spans else ():
+            span = self._spans.pop(row["position"], tracing.NOTHING)
+            if error is not None:
+                span.fail(type(error).__name__)
+            span.end()
 
     async def _deliver(self, records: BatchBuilder, partition: int) -> None:
         delivery = await self.producer.send_batch(records, self.topic, partition=partition)
@@ -160,6 +184,7 @@ class Sending:
         delivery.result()
 
     def _refuse(self, row: Row, error: Exception) -> None:
+        self._end_spans([row], error)
         self._halted.add(row["aggregateid"])
         self.outcome.refused.append((row, error))
 

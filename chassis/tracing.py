@@ -1,9 +1,9 @@
 """Traces: to which trace what is going on belongs, and spans of it where a collector is named.
 
-The trace travels in a `traceparent` (W3C Trace Context, level 2): in the header of a request, the metadata of an
-RPC, the row of a saga, the row of an event and the header of its message. It is handed on whether spans are
-recorded or not. Spans are begun here only, by functions that say what they hold: ids that we made, names of
-ours, codes and numbers, and nothing that a person typed (ADR 0021).
+The trace travels in a `traceparent` (W3C Trace Context, level 2): in the header of a request, the metadata of
+an RPC, the row of a saga, the row of an event and the header of its message. It is handed on whether spans
+are recorded or not. Spans are begun here only, by functions that say what they hold: ids that we made, names
+of ours, codes and numbers, and nothing that a person typed (ADR 0021).
 
 An entry begins what came from outside of this task: it goes on with the trace that came along, or is the
 first span of a new one. A part is a span of what is going on; where nothing is traced there is none, so
@@ -22,6 +22,8 @@ from typing_extensions import override
 from chassis.errors import Fault, FaultKind
 
 TRACEPARENT: Final = "traceparent"
+# OpenTelemetry's own variable, which it shares with all that is traced beside us.
+ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # A later version may add fields; those we know take 55 characters.
 MAX_TRACEPARENT_CHARACTERS = 256
 SAMPLED: Final = 0x01
@@ -177,7 +179,7 @@ def http_answered(span: Span, method: str, route: str | None, status: int) -> No
     if route is not None:
         span.set("http.route", route)
         span.rename(f"{method if method in _METHODS else '_OTHER'} {route}")
-    if status >= 500:  # noqa: PLR2004 - HTTP's server errors
+    if status >= 500:
         span.fail(str(status))
 
 
@@ -217,10 +219,13 @@ def statement(name: str) -> Span:
     return _part(name, "client", {"db.system.name": "postgresql", "db.query.summary": name})
 
 
-def rpc_client(path: str) -> Span:
-    """A call that we make; `path` is /package.Service/Method."""
+def rpc_client(rpc: object) -> Span:
+    """A call that we make of a method of a stub."""
     if _recorder is None:
         return NOTHING
+    # gRPC keeps the name to itself; without it the span would have none, and nothing else would be wrong.
+    method = getattr(rpc, "_method", b"/unknown/unknown")
+    path = method.decode() if isinstance(method, bytes) else str(method)
     return _part(path[1:], "client", _rpc(path))
 
 

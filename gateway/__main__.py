@@ -16,7 +16,7 @@ from chassis.grpc_client import Connection
 from chassis.identity import ServiceIdentity
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import start_metrics
+from chassis.process import start_metrics, start_tracing
 from chassis.telemetry import configure_logging
 from gateway.app import create_app
 from gateway.auth import Authenticator, UserKeys
@@ -115,6 +115,7 @@ async def program(life: Lifecycle) -> None:
     """Sets everything up and serves."""
     settings = GatewaySettings.read()
     configure_logging(SERVICE_NAME, settings.log_format)
+    start_tracing(life, SERVICE_NAME)
     identity = ServiceIdentity.read(SERVICE_NAME, settings.required("identity_key_file"))
     listening = listen_on(settings.listen)
     connections = {name: Connection(address, identity) for name, address in settings.addresses().items()}

@@ -9,7 +9,7 @@ from chassis.grpc_server import build_server
 from chassis.identity import ServiceIdentity, Verifier
 from chassis.ids import new_id
 from chassis.lifecycle import Lifecycle, main
-from chassis.process import open_database, start_metrics, start_readiness
+from chassis.process import open_database, start_metrics, start_readiness, start_tracing
 from chassis.telemetry import configure_logging
 from orchestrator.census import watch_census
 from orchestrator.clients import GrpcParticipants
@@ -31,6 +31,7 @@ async def program(life: Lifecycle) -> None:
     """Serve, and drive the sagas of this replica, until the process is told to stop."""
     settings = OrchestratorSettings.read()
     configure_logging("orchestrator", settings.log_format)
+    start_tracing(life, "orchestrator")
     identity = ServiceIdentity.read("orchestrator", settings.required("identity_key_file"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
     # Below the lease: what a stopped process holds in the database is gone before others take its sagas.

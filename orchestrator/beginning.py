@@ -56,6 +56,7 @@ async def begin_behind(tx: Transaction, acceptance: Acceptance) -> Accepted:
             "owner": None if waits else acceptance.owner,
             "context": acceptance.context,
             "deadline": acceptance.deadline.total_seconds(),
+            "traceparent": acceptance.traceparent,
         },
     )
     return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True, waiting=waits)

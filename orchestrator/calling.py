@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from chassis import tracing
 from chassis.crash_points import crash_point
 from chassis.errors import Fault, FaultKind
 from orchestrator import metrics
@@ -65,7 +66,11 @@ class Caller:
             timeout = max(MIN_CALL_SECONDS, min(timeout, remaining_seconds))
         crash_point(f"executor.before_call.{call.step}.{call.operation}")
         started = asyncio.get_running_loop().time()
-        result = await self._sent(call, timeout)
+        with tracing.saga_step(
+            call.step, call.operation, attempt=call.attempt, participant=participant
+        ) as span:
+            result = await self._sent(call, timeout)
+            span.set("sagacity.outcome", str(result.outcome))
         seconds = asyncio.get_running_loop().time() - started
         metrics.step_seconds(kind, call.step, call.operation, result.outcome)(seconds)
         if result.outcome is Outcome.UNKNOWN and result.fault is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import grpc.aio
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typing_extensions import override
 
@@ -31,7 +32,9 @@ class GrpcParticipants(Participants):
         rpc = self._rpcs.get(action.path)
         if rpc is None:
             rpc = self._rpcs[action.path] = connection.channel.unary_unary(action.path)
-        return await connection.call(rpc, request, timeout_seconds=timeout_seconds)
+        # That of the client's request, which the saga's task was begun in; none after a takeover.
+        request_id = structlog.contextvars.get_contextvars().get("request_id")
+        return await connection.call(rpc, request, timeout_seconds=timeout_seconds, request_id=request_id)
 
     @override
     async def probe(self, participant: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chassis.errors import Fault
-from orchestrator.entries import Event
+from orchestrator.entries import INTENDED, Entry, Event, State
 from orchestrator.progress import Progress
 from orchestrator.saga import Saga
 from orchestrator.saga_log import SagaRow
@@ -57,3 +57,21 @@ class Definitions:
         for event in events:
             progress.replay(event)
         return progress
+
+
+def unloadable(row: SagaRow) -> Entry:
+    """The entry that parks a saga whose definition this code does not have."""
+    detail = f"no definition {row.kind} v{row.version} {row.definition_hash}"
+    return Entry(
+        saga_id=row.id,
+        epoch=row.epoch,
+        sequence=row.sequence,
+        state=State.PARKED,
+        attempts=0,
+        pivot_intended=row.pivot_intended,
+        refusal=row.refusal,
+        events=(Event("", "parked", 0, INTENDED, detail=detail),),
+        step=row.step,
+        fingerprint=f"{row.kind}.v{row.version}",
+        last_error=detail,
+    )

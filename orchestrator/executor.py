@@ -17,15 +17,15 @@ from uuid import UUID
 
 import structlog
 
+from chassis import tracing
 from chassis.barrier import BARRIER_HORIZON
 from chassis.crash_points import crash_point
-from chassis.errors import Fault, FaultKind
+from chassis.errors import Fault
 from orchestrator import metrics
 from orchestrator.breaker import Breakers
 from orchestrator.calling import Caller, Participants, backoff_seconds
-from orchestrator.definitions import Definitions
+from orchestrator.definitions import Definitions, unloadable
 from orchestrator.entries import (
-    INTENDED,
     OPEN_STATES,
     TERMINAL_STATES,
     Command,
@@ -37,7 +37,7 @@ from orchestrator.entries import (
 )
 from orchestrator.progress import Progress
 from orchestrator.saga import Outcome, Saga
-from orchestrator.saga_log import Acceptance, Accepted, SagaLog, SagaRow, Standing, Written
+from orchestrator.saga_log import Acceptance, Accepted, SagaLog, SagaRow, Standing, Written, overloaded
 
 MAX_IN_FLIGHT = 1_000
 # A saga that waits longer than this leaves memory, so that an outage does not fill the bound on sagas in
@@ -47,7 +47,6 @@ STAY_IN_MEMORY_SECONDS = 1.0
 HELD_SECONDS = (5.0, 30.0)
 POLL_FIRST_SECONDS = 0.05
 POLL_CAP_SECONDS = 0.5
-OVERLOAD_RETRY = timedelta(seconds=1)
 # Participants forget a saga after the barrier's horizon; before that a person has to look.
 MAX_SAGA_AGE = BARRIER_HORIZON - timedelta(days=1)
 
@@ -63,6 +62,8 @@ class Run:
     deadline: float = 0.0
     too_old_at: float = 0.0
     progress: Progress | None = None
+    order_id: UUID | None = None
+    traceparent: str | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -126,6 +127,7 @@ class Executor:
         events = progress.begin()
         progress.sequence = len(events)
         run = self._remember(acceptance.saga_id, progress, definition.deadline.total_seconds())
+        run.order_id, run.traceparent = acceptance.key, acceptance.traceparent
         crash_point("journal.before_accept")
         try:
             accepted = await self._journal.accept(
@@ -268,22 +270,35 @@ class Executor:
 
     async def _drive(self, run: Run) -> None:
         progress = run.progress or await self._load(run)
-        while progress is not None:
-            entry = await self._step(run, progress)
-            if entry is None:
-                return
-            if await self._journal.write(entry) is Written.FENCED:
-                log.info("saga_lost", saga_id=str(run.saga_id), epoch=entry.epoch)
-                return
-            if entry.deadline_seconds is not None:
-                run.deadline = asyncio.get_running_loop().time() + entry.deadline_seconds
-            if entry.state not in OPEN_STATES:
-                self._end(run, progress, entry)
-                return
-            if entry.release:
-                return
-            if entry.delay_seconds:
-                await asyncio.sleep(entry.delay_seconds)
+        if progress is None:
+            return
+        # The task is the saga's own, and so are its context variables.
+        structlog.contextvars.bind_contextvars(saga_id=str(run.saga_id), order_id=str(run.order_id))
+        kind = progress.definition.kind
+        with tracing.saga(
+            kind, saga_id=run.saga_id, order_id=run.order_id, traceparent=run.traceparent
+        ) as span:
+            while (entry := await self._advance(run, progress)) is not None:
+                if entry.state not in OPEN_STATES:
+                    span.set("sagacity.saga.state", str(entry.state))
+                    self._end(run, progress, entry)
+                    return
+                if entry.release:
+                    return
+                if entry.delay_seconds:
+                    await asyncio.sleep(entry.delay_seconds)
+
+    async def _advance(self, run: Run, progress: Progress) -> Entry | None:
+        """Take the next step and write it down; None where the saga is not ours any more."""
+        entry = await self._step(run, progress)
+        if entry is None:
+            return None
+        if await self._journal.write(entry) is Written.FENCED:
+            log.info("saga_lost", saga_id=str(run.saga_id), epoch=entry.epoch)
+            return None
+        if entry.deadline_seconds is not None:
+            run.deadline = asyncio.get_running_loop().time() + entry.deadline_seconds
+        return entry
 
     async def _step(self, run: Run, progress: Progress) -> Entry | None:
         """Make the calls that are due, and say what to write; None where the saga cannot be read again."""
@@ -346,6 +361,7 @@ class Executor:
             return None
         now = asyncio.get_running_loop().time()
         run.progress = progress
+        run.order_id, run.traceparent = row.key, row.traceparent
         run.deadline = now + row.deadline_seconds
         run.too_old_at = now + MAX_SAGA_AGE.total_seconds() - row.age_seconds
         if row.deadline_seconds < 0 and not progress.may_still_unwind:
@@ -359,31 +375,3 @@ class Executor:
             # Whatever this code cannot read, another try cannot either: a person is needed, not a loop.
             log.exception("saga_does_not_load", saga_id=str(row.id))
             return None
-
-
-def overloaded() -> Fault:
-    """The refusal of a new saga while too many are in flight."""
-    return Fault(
-        FaultKind.RESOURCE_EXHAUSTED,
-        "OVERLOADED",
-        "too many orders are being worked on; try again shortly",
-        retry_after=OVERLOAD_RETRY,
-    )
-
-
-def unloadable(row: SagaRow) -> Entry:
-    """The entry that parks a saga whose definition this code does not have."""
-    detail = f"no definition {row.kind} v{row.version} {row.definition_hash}"
-    return Entry(
-        saga_id=row.id,
-        epoch=row.epoch,
-        sequence=row.sequence,
-        state=State.PARKED,
-        attempts=0,
-        pivot_intended=row.pivot_intended,
-        refusal=row.refusal,
-        events=(Event("", "parked", 0, INTENDED, detail=detail),),
-        step=row.step,
-        fingerprint=f"{row.kind}.v{row.version}",
-        last_error=detail,
-    )

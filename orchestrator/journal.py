@@ -21,6 +21,7 @@ from psycopg.errors import (
 )
 from typing_extensions import override
 
+from chassis import tracing
 from chassis.crash_points import crash_point
 from chassis.errors import Fault
 from chassis.postgres import Database, Row, Transaction, unavailable
@@ -105,7 +106,10 @@ class Journal(SagaLog):
 
     @override
     async def accept(self, acceptance: Acceptance) -> Accepted:
-        if await self._acceptances.submit(acceptance):
+        # One statement for many sagas belongs to none of their traces: each has a span of its wait for it.
+        with tracing.statement(sql.ACCEPT.name):
+            fresh = await self._acceptances.submit(acceptance)
+        if fresh:
             return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True)
         known = await self.find(acceptance)
         if known is None:
@@ -151,7 +155,8 @@ class Journal(SagaLog):
         crash_point("journal.before_write")
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                written = await self._entries.submit(entry)
+                with tracing.statement(sql.WRITE_ENTRIES.name):
+                    written = await self._entries.submit(entry)
                 break
             except Fault:
                 if attempt == WRITE_ATTEMPTS - 1:
@@ -314,6 +319,7 @@ class Journal(SagaLog):
             "request_hashes": bytes_array(item.request_hash for item in ordered),
             "steps": text_array(item.step for item in ordered),
             "pivots": plain_array(item.pivot_intended for item in ordered),
+            "traces": text_array(item.traceparent for item in ordered),
             "lifetime": KEY_LIFETIME.total_seconds(),
         }
         params |= _event_columns([(str(item.saga_id), 0, item.events) for item in ordered])

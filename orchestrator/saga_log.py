@@ -20,6 +20,7 @@ from orchestrator.entries import Command, Entry, Event, State
 # Sagas of one order that wait behind the one under way.
 MAX_WAITING = 16
 WAITING_RETRY = timedelta(seconds=5)
+OVERLOAD_RETRY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Acceptance:
         step: The first of those steps.
         pivot_intended: Whether one of them is the pivot.
         owner: The replica that drives it.
+        traceparent: The trace of the request that began it, if any.
     """
 
     saga_id: UUID
@@ -49,6 +51,7 @@ class Acceptance:
     request_hash: bytes
     step: str = ""
     pivot_intended: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class SagaRow:
     waiting_for: str = ""
     step: str = ""
     age_seconds: float = 0.0
+    traceparent: str | None = None
 
 
 class Written(Enum):
@@ -200,4 +204,14 @@ def too_many_waiting() -> Fault:
         "TOO_MANY_WAITING",
         f"{MAX_WAITING} requests wait for this order already; try again when they are done",
         retry_after=WAITING_RETRY,
+    )
+
+
+def overloaded() -> Fault:
+    """The refusal of a new saga while too many are in flight."""
+    return Fault(
+        FaultKind.RESOURCE_EXHAUSTED,
+        "OVERLOADED",
+        "too many orders are being worked on; try again shortly",
+        retry_after=OVERLOAD_RETRY,
     )

@@ -72,9 +72,9 @@ ACCEPT = statement(
                              %(keys)s::uuid[], %(contexts)s::text[], %(deadlines)s::float8[],
                              %(counts)s::int[], %(owners)s::text[], %(callers)s::text[], %(rpcs)s::text[],
                              %(idempotency_keys)s::text[], %(request_hashes)s::bytea[],
-                             %(steps)s::text[], %(pivots)s::boolean[])
+                             %(steps)s::text[], %(pivots)s::boolean[], %(traces)s::text[])
           AS a(id, kind, version, definition_hash, key, context, deadline, count, owner, caller, rpc,
-               idempotency_key, request_hash, step, pivot_intended)
+               idempotency_key, request_hash, step, pivot_intended, traceparent)
     ), named AS (
         INSERT INTO idempotency (caller, rpc, key, request_hash, saga_id, expires_at)
         SELECT caller, rpc, idempotency_key, request_hash, id,
@@ -84,9 +84,9 @@ ACCEPT = statement(
         RETURNING saga_id
     ), begun AS (
         INSERT INTO saga (id, kind, version, definition_hash, key, state, seq, epoch, owner, context,
-                          deadline, step, pivot_intended)
+                          deadline, step, pivot_intended, traceparent)
         SELECT id, kind, version, definition_hash, key, 'RUNNING', count, 1, owner, context::jsonb,
-               clock_timestamp() + make_interval(secs => deadline), step, pivot_intended
+               clock_timestamp() + make_interval(secs => deadline), step, pivot_intended, traceparent
           FROM item JOIN named ON named.saga_id = item.id
     ), event AS (
         INSERT INTO saga_event ({_EVENT_COLUMNS})
@@ -137,10 +137,11 @@ NAME_SAGA = statement(
 BEGIN_BEHIND = statement(
     "begin_behind",
     """
-    INSERT INTO saga (id, kind, version, definition_hash, key, state, seq, epoch, owner, context, deadline)
+    INSERT INTO saga (id, kind, version, definition_hash, key, state, seq, epoch, owner, context, deadline,
+                      traceparent)
     VALUES (%(id)s::uuid, %(kind)s::text, %(version)s::int, %(definition_hash)s::text, %(key)s::uuid,
             %(state)s::text, 0, 1, %(owner)s::text, %(context)s::jsonb,
-            clock_timestamp() + make_interval(secs => %(deadline)s::float8))
+            clock_timestamp() + make_interval(secs => %(deadline)s::float8), %(traceparent)s::text)
     """,
 )
 
@@ -223,6 +224,7 @@ WAKE = statement(
 _SAGA = """
     id, kind, version, definition_hash, key, state, seq, epoch, owner, context, attempts, pivot_intended,
     refusal, next_run, deadline, create_time, update_time, step, waiting_for, error_fingerprint, last_error,
+    traceparent,
     extract(epoch FROM deadline - clock_timestamp())::float8 AS deadline_seconds,
     extract(epoch FROM clock_timestamp() - create_time)::float8 AS age_seconds
 """
@@ -318,7 +320,8 @@ PRUNE_KEYS = statement(
 # that the index is asked for it.
 _COLUMNS = """
     id, kind, version, definition_hash, key, state, seq, epoch, owner, context, deadline, next_run, attempts,
-    pivot_intended, refusal, create_time, update_time, step, waiting_for, error_fingerprint, last_error
+    pivot_intended, refusal, create_time, update_time, step, waiting_for, error_fingerprint, last_error,
+    traceparent
 """
 _ALL_EVENT_COLUMNS = f"{_EVENT_COLUMNS}, at, actor, reason"
 ARCHIVE = statement(

@@ -9,6 +9,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
+from chassis import tracing
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_server import Allow
 from chassis.identity import current_caller
@@ -160,6 +161,7 @@ class OrderSagas(sagas_pb2_grpc.OrderSagasServicer):
             rpc=request.DESCRIPTOR.name.removesuffix("Request"),
             idempotency_key=request.idempotency_key,
             request_hash=requests.request_hash(request),
+            traceparent=tracing.current(),
         )
 
     async def _standing(self, accepted: Accepted, acceptance: Acceptance, wait: Duration) -> Standing:

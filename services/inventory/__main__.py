@@ -15,6 +15,7 @@ from chassis.process import (
     start_metrics,
     start_readiness,
     start_relay,
+    start_tracing,
 )
 from chassis.telemetry import configure_logging
 from sagacity.inventory.v1 import inventory_pb2_grpc
@@ -31,6 +32,7 @@ async def program(life: Lifecycle) -> None:
     """Sets everything up and returns once it serves. What is registered last stops first."""
     settings = InventorySettings.read()
     configure_logging(settings.process, settings.log_format)
+    start_tracing(life, settings.process)
     verifier = Verifier.read(settings.required("identity_keys_file"))
 
     database = await open_database(life, settings)

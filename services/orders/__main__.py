@@ -18,6 +18,7 @@ from chassis.process import (
     start_metrics,
     start_readiness,
     start_relay,
+    start_tracing,
 )
 from chassis.telemetry import configure_logging
 from sagacity.orders.v1 import orders_pb2_grpc
@@ -34,6 +35,7 @@ async def program(life: Lifecycle) -> None:
     """Sets everything up and returns once it serves; what is registered last stops first."""
     settings = OrdersSettings.read()
     configure_logging(settings.process, settings.log_format)
+    start_tracing(life, settings.process)
     identity = ServiceIdentity.read(settings.process, settings.required("identity_key_file"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from chassis import tracing
 from chassis.barrier import SagaCall
 from chassis.outbox import Event, bucket_of
 from chassis.postgres import Row, Statement, statement
@@ -75,9 +76,11 @@ SETTLE_PAYMENT = statement(
         ORDER BY entry.place
         ON CONFLICT (operation_key) DO NOTHING
     ), events AS (
-        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
+        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at,
+            traceparent)
         SELECT event.id, %(aggregate_type)s, changed.id::text, event.type, event.payload,
-            changed.sequence - cardinality(%(event_ids)s::uuid[]) + event.place, %(bucket)s, %(now)s
+            changed.sequence - cardinality(%(event_ids)s::uuid[]) + event.place, %(bucket)s, %(now)s,
+            %(traceparent)s::text
         FROM changed, unnest(%(event_ids)s::uuid[], %(event_types)s::text[], %(event_payloads)s::bytea[])
             WITH ORDINALITY AS event (id, type, payload, place)
         ORDER BY event.place
@@ -382,6 +385,7 @@ def settlement(
         "minors": [entry.amount_minor for entry in entries],
         "aggregate_type": events[0].aggregate_type if events else "",
         "bucket": bucket_of(str(payment.id)),
+        "traceparent": tracing.current(),
         "event_ids": [event.id for event in events],
         "event_types": [event.type for event in events],
         "event_payloads": [event.payload for event in events],

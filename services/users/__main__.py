@@ -19,6 +19,7 @@ from chassis.process import (
     start_metrics,
     start_readiness,
     start_relay,
+    start_tracing,
 )
 from chassis.telemetry import configure_logging
 from sagacity.users.v1 import users_pb2_grpc
@@ -34,6 +35,7 @@ async def program(life: Lifecycle) -> None:
     """Sets everything up and returns once it serves; what is registered last stops first."""
     settings = UsersSettings.read()
     configure_logging(settings.process, settings.log_format)
+    start_tracing(life, settings.process)
     tokens = _access_tokens(settings.required("signing_key"))
     verifier = Verifier.read(settings.required("identity_keys_file"))
 

@@ -42,6 +42,7 @@ class Row:
     error_fingerprint: str = ""
     last_error: str = ""
     waiting_for: str = ""
+    traceparent: str | None = None
     events: dict[int, Event] = field(default_factory=dict)
 
 

@@ -107,6 +107,7 @@ class MemoryStore:
             create_time=now,
             update_time=now,
             step=acceptance.step if events else "",
+            traceparent=acceptance.traceparent,
             pivot_intended=bool(events) and acceptance.pivot_intended,
             events=dict(enumerate(events, start=1)),
         )
@@ -250,6 +251,7 @@ class MemoryStore:
             waiting_for=row.waiting_for,
             step=row.step,
             age_seconds=now - row.create_time,
+            traceparent=row.traceparent,
         )
 
     def load_events(self, saga_id: UUID) -> list[Event]:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from psycopg import errors
 
+from chassis import tracing
 from chassis.barrier import SagaCall, is_duplicate
 from chassis.outbox import Event, bucket_of
 from chassis.postgres import Database, Row, Transaction, statement
@@ -103,9 +104,11 @@ RESERVE = statement(
         FROM held, graded g
         WHERE s.sku = g.sku
     ), published AS (
-        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
+        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at,
+            traceparent)
         SELECT %(event_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::text, %(event_type)s::text,
-            %(payload)s::bytea, held.sequence, %(bucket)s::smallint, %(occurred_at)s::timestamptz
+            %(payload)s::bytea, held.sequence, %(bucket)s::smallint, %(occurred_at)s::timestamptz,
+            %(traceparent)s::text
         FROM held
     )
     SELECT outcome, reply FROM settled
@@ -162,10 +165,11 @@ COMMIT_RESERVATION = statement(
         FROM sold, locked l
         WHERE s.sku = l.sku
     ), published AS (
-        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
+        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at,
+            traceparent)
         SELECT %(event_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::text, %(event_type)s::text,
             %(payload)s::bytea || convert_to(sold.order_id::text, 'UTF8'), sold.sequence,
-            %(bucket)s::smallint, %(occurred_at)s::timestamptz
+            %(bucket)s::smallint, %(occurred_at)s::timestamptz, %(traceparent)s::text
         FROM sold
     )
     SELECT outcome, reply FROM settled
@@ -328,6 +332,7 @@ def _call_params(call: SagaCall) -> dict[str, Any]:
 def _event_params(event: Event) -> dict[str, Any]:
     return {
         "event_id": event.id,
+        "traceparent": tracing.current(),
         "aggregate_type": event.aggregate_type,
         "aggregate_id": event.aggregate_id,
         "event_type": event.type,

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg.errors import UniqueViolation
 
+from chassis import tracing
 from chassis.barrier import Json, SagaCall, is_duplicate
 from chassis.outbox import Event, bucket_of
 from chassis.postgres import Database, Row, Transaction, statement
@@ -28,10 +29,11 @@ from services.orders.store.rows import items_json, new_order, sale_columns
 
 # Events of a one-statement use case follow the row that it wrote and locked, named `written`.
 _EVENT_OF_WRITTEN = """
-    INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at)
+    INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, sequence, bucket, occurred_at,
+        traceparent)
     SELECT %(event_id)s::uuid, %(event_aggregate_type)s::text, %(event_aggregate_id)s::text,
         %(event_type)s::text, %(event_payload)s::bytea, written.sequence, %(event_bucket)s::smallint,
-        %(now)s::timestamptz
+        %(now)s::timestamptz, %(traceparent)s::text
     FROM written
 """
 _NEW_ORDER = """
@@ -291,4 +293,5 @@ def _outbox(event: Event) -> Row:
         "event_type": event.type,
         "event_payload": event.payload,
         "event_bucket": bucket_of(event.aggregate_id),
+        "traceparent": tracing.current(),
     }
