@@ -26,7 +26,11 @@ COMMIT ?= HEAD
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events \
+# So has locust, which brings gevent.
+LOAD_VENV := .venv-load
+LOAD_STAMP := $(LOAD_VENV)/.installed
+
+.PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events load \
 	image secrets up down test-compose
 
 help: ## list the targets
@@ -147,3 +151,11 @@ down: ## stop the containers and remove them; their data stays (ARGS=--volumes d
 
 test-compose: $(STAMP) ## the containers for real: orders, kills, a rolling restart; needs Docker, takes minutes
 	@$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
+
+$(LOAD_STAMP): requirements-load.lock | $(STAMP)
+	@test -x $(LOAD_VENV)/bin/python || { echo "making $(LOAD_VENV)"; $(PYTHON) -m venv $(LOAD_VENV); }
+	@$(LOAD_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-load.lock
+	@touch $@
+
+load: $(LOAD_STAMP) ## customers for a running suite (ARGS="--users 20 --run-time 30s --host http://...")
+	@$(LOAD_VENV)/bin/locust -f deploy/load/locustfile.py --headless --host http://127.0.0.1:8080 --users 10 --spawn-rate 10 --run-time 30s $(ARGS)

@@ -1,0 +1,1 @@
+"""Customers for a running suite, by locust."""
