@@ -69,6 +69,7 @@ lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs and of th
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(RELEASED)
 	$(BIN)/hadolint $$(git ls-files '*Dockerfile')
+	$(BIN)/yamllint --strict deploy
 	@stubs=$$(mktemp -d) && trap 'rm -rf "$$stubs"' EXIT && $(WITH_PLUGINS) $(BIN)/python protos/generate.py "$$stubs" \
 		&& diff -r -x __pycache__ "$$stubs" protos/gen || { echo "the stubs are stale: make gen" >&2; exit 1; }
 	@page=$$(mktemp) && trap 'rm -f "$$page"' EXIT && $(BIN)/python -m protos.catalogue "$$page" \
@@ -78,9 +79,10 @@ fmt: $(STAMP) ## format the code, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gen: $(STAMP) ## generate the stubs of the protos, and the catalogue of events in docs/events.md
+gen: $(STAMP) ## generate the stubs of the protos, docs/events.md, the alerts of Kubernetes
 	$(WITH_PLUGINS) $(BIN)/python protos/generate.py
 	$(BIN)/python -m protos.catalogue
+	$(BIN)/python -m deploy.k8s.prometheus_rule
 
 golden: $(STAMP) ## keep the bytes of events that are new or gained fields; what is kept never changes
 	$(BIN)/python -m protos.golden

@@ -100,6 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def can_run(item: pytest.Item) -> bool:
     if item.get_closest_marker("kafka") and kafka_source() is None:
         return False
+    if item.get_closest_marker("kubectl") and shutil.which("kubectl") is None:
+        return False
     return maven_works() or "kafka_jars" not in getattr(item, "fixturenames", ())
 
 
