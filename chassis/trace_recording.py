@@ -77,9 +77,8 @@ class Recording:
         endpoint = environment.get(ENDPOINT, "").strip()
         if not endpoint or environment.get(DISABLED, "").strip().lower() == "true":
             return None
-        parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise SettingsError(f"{ENDPOINT} is no address such as http://collector:4317")
+        if not _is_address(endpoint):
+            raise SettingsError(f"{ENDPOINT} is no address such as http://otel-collector:4317")
         resource = Resource.create(
             {
                 "service.name": f"sagacity-{process}",
@@ -225,6 +224,14 @@ class _Recorded(Span):
     def _describe(self, fault: Fault) -> None:
         self._native.set_attribute("rpc.grpc.status_code", grpc_errors.status_code(fault.kind).value[0])
         self._native.set_attribute("sagacity.reason", fault.reason)
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _begun(tracer: Tracer, name: str, kind: Kind, context: Context, attributes: Attributes) -> NativeSpan:
