@@ -1,0 +1,1 @@
+"""Grafana dashboards: `boards` says what is on them, `python -m deploy.grafana` writes their JSON."""

@@ -1,0 +1,1 @@
+"""Metrics outside of the processes: their catalogue as a page, recording rules, alerts and their tests."""
