@@ -16,7 +16,7 @@ base=sagacity-stand-in/debian:bookworm
 certificates=/etc/ssl/certs/ca-certificates.crt
 
 python_image=$(sed -n 's/^ARG PYTHON_IMAGE=//p' "$root/deploy/Dockerfile")
-composed() { sed -n "s/^ *image: \($1:.*\)$/\1/p" "$root/deploy/compose.yaml" | sort -u; }
+composed() { sed -n "s|^ *image: \($1:.*\)$|\1|p" "$root/deploy/compose.yaml" | sort -u; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
