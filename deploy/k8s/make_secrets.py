@@ -1,7 +1,7 @@
 """Prints the Secrets that the manifests name: `python -m deploy.k8s.make_secrets | kubectl apply -f -`.
 
-Keys and passwords are made once, in files of the folder, and printed from there ever after. `--keys-only` leaves
-those with the addresses of databases and Kafka out, because they are somebody else's to make.
+Keys and passwords are made once, in files of the folder, and printed from there ever after. `--keys-only`
+leaves those with the addresses of databases and Kafka out, because they are somebody else's to make.
 """
 
 from __future__ import annotations
