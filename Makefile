@@ -61,7 +61,7 @@ test: $(STAMP) ## all tests but the chaos figures and the containers (ARGS="-k o
 chaos: $(STAMP) ## the full figures under faults, more than an hour (JSON=path writes what was seen, ARGS="-k crash")
 	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
 
-lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs and of the catalogue of events
+lint: $(STAMP) ## style, types, layers, protos, freshness of what `make gen` makes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -74,14 +74,20 @@ lint: $(STAMP) ## style, types, layers, protos, freshness of the stubs and of th
 		&& diff -r -x __pycache__ "$$stubs" protos/gen || { echo "the stubs are stale: make gen" >&2; exit 1; }
 	@page=$$(mktemp) && trap 'rm -f "$$page"' EXIT && $(BIN)/python -m protos.catalogue "$$page" \
 		&& diff "$$page" docs/events.md || { echo "the catalogue of events is stale: make gen" >&2; exit 1; }
+	@page=$$(mktemp) && trap 'rm -f "$$page"' EXIT && $(BIN)/python -m deploy.prometheus.catalogue "$$page" \
+		&& diff "$$page" docs/metrics.md || { echo "the catalogue of metrics is stale: make gen" >&2; exit 1; }
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(BIN)/python -m deploy.grafana "$$folder" \
+		&& diff -r "$$folder" deploy/grafana/dashboards || { echo "the dashboards are stale: make gen" >&2; exit 1; }
 
 fmt: $(STAMP) ## format the code, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-gen: $(STAMP) ## generate the stubs of the protos, docs/events.md, the alerts of Kubernetes
+gen: $(STAMP) ## generate the stubs of the protos, docs/events.md and docs/metrics.md, dashboards, the alerts of Kubernetes
 	$(WITH_PLUGINS) $(BIN)/python protos/generate.py
 	$(BIN)/python -m protos.catalogue
+	$(BIN)/python -m deploy.prometheus.catalogue
+	$(BIN)/python -m deploy.grafana
 	$(BIN)/python -m deploy.k8s.prometheus_rule
 
 golden: $(STAMP) ## keep the bytes of events that are new or gained fields; what is kept never changes

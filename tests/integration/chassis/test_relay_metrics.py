@@ -1,13 +1,10 @@
 """What a relay shows of its outbox, and its alarm."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from prometheus_client import Counter
-from prometheus_client.metrics import MetricWrapperBase
 from structlog.testing import capture_logs
 
 from chassis import relay_metrics
@@ -89,14 +86,3 @@ def test_the_alarm_is_given_once_for_each_time_that_the_horizon_is_held(topic: s
     ]
     assert shown("horizon_alarms_total", topic) == 2
     assert shown("oldest_transaction_seconds", topic) == too_long
-
-
-def test_the_operations_page_lists_every_metric_of_relay_and_outbox_with_its_labels() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(sagacity_(?:relay|outbox)_\w+)` \| ([^|]*)\|", text, re.MULTILINE)
-    listed = {(name, tuple(re.findall(r"`(\w+)`", labels))) for name, labels in rows}
-    metrics = [value for value in vars(relay_metrics).values() if isinstance(value, MetricWrapperBase)]
-    assert listed == {
-        (f"{metric._name}_total" if isinstance(metric, Counter) else metric._name, metric._labelnames)
-        for metric in metrics
-    }

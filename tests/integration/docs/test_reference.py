@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pool
-from prometheus_client import Counter
-from prometheus_client.metrics import MetricWrapperBase
 
 from chassis.config import ProcessSettings, variables
 from gateway.config import GatewaySettings
 from gateway.routes import admin, admin_events, orders, products, provider_webhooks, sessions, system, users
 from gateway.routing import GuardedRoute
-from orchestrator import metrics
 from orchestrator.config import OrchestratorSettings
 from orchestrator.saga import Step
 from orchestrator.sagas import DEFINITIONS
@@ -109,16 +106,6 @@ def test_the_operations_page_names_every_variable_that_a_process_reads(
         choices = variables(settings.process, field)
         general = f"SAGACITY_<PROCESS>_{field.upper()}"
         assert named & {*choices, general}, f"{choices} is not on the page"
-
-
-def test_the_operations_page_lists_every_metric_of_the_engine_with_its_labels() -> None:
-    rows = re.findall(r"^\| `(saga_\w+)` \| ([^|]*)\|", page("operations.md"), re.MULTILINE)
-    listed = {(name, tuple(re.findall(r"`(\w+)`", labels))) for name, labels in rows}
-    shown = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    assert listed == {
-        (f"{metric._name}_total" if isinstance(metric, Counter) else metric._name, metric._labelnames)
-        for metric in shown
-    }
 
 
 def as_listed(step: Step) -> str:
