@@ -144,6 +144,10 @@ class Client:
         self._client.headers["Authorization"] = f"Bearer {session['access_token']}"
         self.user_id = session["user"]["id"]
 
+    def trace(self, traceparent: str) -> None:
+        """Send every later request as a part of this trace."""
+        self._client.headers["traceparent"] = traceparent
+
     async def _made(self, path: str, body: Json) -> Json:
         answer = await self._client.post(path, json=body, headers={"Idempotency-Key": str(new_id())})
         assert answer.is_success, answer.text

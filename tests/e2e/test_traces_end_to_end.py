@@ -1,0 +1,306 @@
+"""One order is one trace: real processes, real Kafka, and a collector that keeps every span."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+
+from chassis.tracing import ENDPOINT
+from deploy.local.kafka import ApacheKafka
+from deploy.local.sample_data import ADDRESS
+from deploy.local.suite import DRAIN_SECONDS, EMBEDDED, MAVEN, Suite
+from orchestrator.sagas.place_order import PLACE_ORDER
+from tests.conftest import JARS, maven_works
+from tests.e2e.books import rows
+from tests.e2e.eventually import eventually
+from tests.e2e.shoppers import PASSWORD, Market, Shopper
+from tests.trace_collector import Seen, TraceCollector, collecting
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+CLIENTS_SPAN = "b7ad6b7169203331"
+REPLICA, OTHER = "orchestrator", "orchestrator-2"
+LEASE = {"SAGACITY_ORCHESTRATOR_LEASE_SECONDS": "1"}
+# Long enough that an order is under way when its orchestrator is killed.
+SLOW = {"SAGACITY_PAYMENTS_SIMULATED_SLOW_SECONDS": "3"}
+EXPORT_EVERY = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+REQUEST = "POST /api/v1/orders"
+SENDERS = frozenset({"sagacity-orders", "sagacity-inventory", "sagacity-payments"})
+STEPS = {step.name: step for group in PLACE_ORDER.groups for step in group}
+
+
+@dataclass
+class Traced:
+    """A suite whose processes all send their spans to one collector."""
+
+    market: Market
+    collector: TraceCollector
+
+    async def shopper(self, token: str) -> tuple[Shopper, str]:
+        """A customer whose requests from now on belong to a trace of their own, and its id."""
+        shopper = await self.market.shopper(token)
+        trace_id = secrets.token_hex(16)
+        shopper.trace(f"00-{trace_id}-{CLIENTS_SPAN}-01")
+        return shopper, trace_id
+
+    async def whole(self, trace_id: str, senders: frozenset[str] = frozenset()) -> list[Seen]:
+        """The spans of a trace once nothing is missing between them and all that has a part had it.
+
+        Each process sends its own when it likes: the saga, its request, the facts of `senders`, and those who
+        hear of them are waited for.
+        """
+
+        async def spans() -> list[Seen]:
+            return self.collector.of_trace(trace_id)
+
+        def is_whole(seen: list[Seen]) -> bool:
+            ended = named(seen, "internal", "saga place_order") and named(seen, "server", REQUEST)
+            sent = {span.process for span in seen if span.kind == "producer"}
+            return bool(ended and senders <= sent and consumed(seen) and not missing(seen))
+
+        return await eventually(spans, until=is_whole)
+
+
+def missing(spans: Iterable[Seen]) -> set[str]:
+    """The parents that nobody sent; the client's own span is one, and the first of a trace has none."""
+    spans = list(spans)
+    return {span.parent_id for span in spans} - {span.span_id for span in spans} - {CLIENTS_SPAN, ""}
+
+
+def consumed(spans: Iterable[Seen]) -> bool:
+    """Whether the statistics of users have had the order's end."""
+    ends = {"sagacity.orders.v1.OrderConfirmed", "sagacity.orders.v1.OrderRejected"}
+    return any(span.kind == "consumer" and span.attributes["sagacity.event.type"] in ends for span in spans)
+
+
+def named(spans: Iterable[Seen], kind: str, name: str) -> list[Seen]:
+    return [span for span in spans if (span.kind, span.name) == (kind, name)]
+
+
+def children(spans: Iterable[Seen], parent: Seen) -> list[Seen]:
+    return [span for span in spans if span.parent_id == parent.span_id]
+
+
+def paths(steps: Iterable[str], *, undone: bool = False) -> set[str]:
+    """The RPCs of steps, or of their undos."""
+    actions = [STEPS[name].undo if undone else STEPS[name].do for name in steps]
+    return {action.path[1:] for action in actions if action is not None}
+
+
+def statements(spans: Iterable[Seen]) -> set[tuple[str, str]]:
+    return {(span.process, span.name) for span in spans if "db.system.name" in span.attributes}
+
+
+@pytest.fixture(scope="module")
+async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Traced]:
+    async with collecting() as collector:
+        everywhere = {ENDPOINT: collector.endpoint, **EXPORT_EVERY}
+        suite = Suite(
+            tmp_path_factory.mktemp("traces"),
+            kafka=MAVEN if maven_works() else EMBEDDED,
+            jars=JARS,
+            orchestrators=2,
+            standby={OTHER},
+            overrides={"*": everywhere, REPLICA: LEASE, OTHER: LEASE, "payments": SLOW},
+            log_format="json",
+            fsync=False,
+            sample_data=False,
+        )
+        await suite.start()
+        try:
+            assert not maven_works() or isinstance(suite.broker, ApacheKafka)
+            async with Market(suite) as market:
+                yield Traced(market, collector)
+        finally:
+            await suite.abort()
+
+
+async def test_an_order_is_one_connected_trace_from_the_request_to_the_consumers(traced: Traced) -> None:
+    sku = await traced.market.product(5)
+    shopper, trace_id = await traced.shopper("tok_success")
+    answer = await shopper.place({sku: 2})
+    assert answer.status == 201, answer
+    spans = await traced.whole(trace_id)
+
+    (request,) = [span for span in spans if span.parent_id == CLIENTS_SPAN]
+    assert (request.process, request.kind, request.name) == (
+        "sagacity-gateway",
+        "server",
+        REQUEST,
+    )
+    assert request.attributes["http.response.status_code"] == 201
+    assert not any(span.failed for span in spans)
+    assert all(span.parent_id for span in spans)
+
+    rpcs = paths(STEPS) | {"sagacity.sagas.v1.OrderSagas/PlaceOrder"}
+    servers = {span.name: span for span in spans if span.kind == "server" and span is not request}
+    assert rpcs <= servers.keys()
+    by_id = {span.span_id: span for span in spans}
+    for server in servers.values():
+        caller = by_id[server.parent_id]
+        assert (caller.kind, caller.name) == ("client", server.name)
+        assert caller.process != server.process
+
+    (saga,) = named(spans, "internal", "saga place_order")
+    assert saga.attributes["sagacity.order.id"] == answer.order_id
+    assert by_id[saga.parent_id] is servers["sagacity.sagas.v1.OrderSagas/PlaceOrder"]
+    steps = {span.name for span in children(spans, saga) if "sagacity.step" in span.attributes}
+    assert steps == {f"{name} do" for name in STEPS}
+    journal = {("sagacity-orchestrator", name) for name in ("accept", "write_entries")}
+    assert journal <= statements(spans)
+
+
+async def test_every_fact_of_an_order_is_sent_and_consumed_in_its_trace(traced: Traced) -> None:
+    sku = await traced.market.product(5)
+    shopper, trace_id = await traced.shopper("tok_success")
+    assert (await shopper.place({sku: 1})).status == 201
+    spans = await traced.whole(trace_id, SENDERS)
+    by_id = {span.span_id: span for span in spans}
+
+    sent = [span for span in spans if span.kind == "producer"]
+    assert {span.process for span in sent} == SENDERS
+    for span in sent:
+        assert by_id[span.parent_id].kind == "server"
+        assert by_id[span.parent_id].process == span.process
+    consumed_elsewhere = [
+        span for span in spans if span.kind == "consumer" and by_id[span.parent_id].process != span.process
+    ]
+    assert {span.process for span in consumed_elsewhere} == {"sagacity-users"}
+    for span in consumed_elsewhere:
+        producer = by_id[span.parent_id]
+        assert producer.kind == "producer"
+        assert span.attributes["messaging.message.id"] == producer.attributes["messaging.message.id"]
+        assert statements(children(spans, span))
+    assert {process for process, _ in statements(spans)} == {
+        f"sagacity-{name}" for name in ("orchestrator", "users", "orders", "inventory", "payments")
+    }
+
+
+async def test_a_declined_order_and_what_undoes_it_are_one_trace(traced: Traced) -> None:
+    sku = await traced.market.product(5)
+    shopper, trace_id = await traced.shopper("tok_declined")
+    assert (await shopper.place({sku: 2})).status == 402
+    spans = await traced.whole(trace_id)
+    servers = {span.name: span for span in spans if span.kind == "server"}
+    assert paths(["order", "reservation"], undone=True) <= servers.keys()
+    (charge,) = [servers[name] for name in paths(["payment"])]
+    assert charge.attributes["sagacity.reason"] == "CARD_DECLINED"
+    assert not charge.failed
+    (saga,) = named(spans, "internal", "saga place_order")
+    assert saga.attributes["sagacity.saga.state"] == "COMPENSATED"
+
+
+async def test_a_malformed_traceparent_is_ignored(traced: Traced) -> None:
+    sku = await traced.market.product(5)
+    shopper = await traced.market.shopper()
+    shopper.trace(f"00-{'0' * 32}-{CLIENTS_SPAN}-01")
+    answer = await shopper.place({sku: 1})
+    assert answer.status == 201
+
+    async def saga() -> list[Seen]:
+        named_so = named(traced.collector.spans, "internal", "saga place_order")
+        return [span for span in named_so if span.attributes["sagacity.order.id"] == answer.order_id]
+
+    (found,) = await eventually(saga)
+    assert found.trace_id.strip("0")
+    (request,) = named(await traced.whole(found.trace_id), "server", REQUEST)
+    assert request.parent_id == ""
+
+
+async def test_nothing_that_a_person_typed_is_in_a_span_or_a_log(traced: Traced) -> None:
+    sku = await traced.market.product(5)
+    shopper, trace_id = await traced.shopper("tok_success")
+    answer = await shopper.place({sku: 1})
+    assert answer.status == 201
+    profile = await shopper.get("/users/me?canary-of-a-query=1")
+    await shopper.cancel(str(answer.order_id), reason="canary of a reason")
+    await traced.whole(trace_id)
+
+    canaries = [
+        profile["email"],
+        profile["display_name"],
+        PASSWORD,
+        "tok_success",
+        "canary",
+        "Bearer",
+        *(ADDRESS[name] for name in ("recipient", "line1", "city")),
+        traced.market.suite.password("admin"),
+        f"/orders/{answer.order_id}",
+    ]
+    exported = b"".join(traced.collector.raw)
+    logs = [traced.market.suite.logs / f"{name}.log" for name in traced.market.suite.standing]
+    logged = b"".join(log.read_bytes() for log in logs)
+    assert trace_id.encode() in exported.hex().encode()
+    assert [each for each in canaries if each.encode() in exported] == []
+    assert [each for each in canaries if each.encode() in logged] == []
+
+
+async def test_polls_and_probes_make_no_traces(traced: Traced) -> None:
+    async def roots() -> set[str]:
+        return {span.name for span in traced.collector.spans if not span.parent_id}
+
+    # There is traffic, and every root of it is a request, a call or an event.
+    assert await eventually(roots)
+    kinds = {span.kind for span in traced.collector.spans if not span.parent_id}
+    assert kinds <= {"server", "consumer"}
+    polls = {"GET /healthz", "GET /readyz", "grpc.health.v1.Health/Check", "advance_outbox", "renew_replica"}
+    assert polls.isdisjoint(span.name for span in traced.collector.spans)
+
+
+async def test_whoever_takes_a_saga_over_goes_on_with_its_trace(traced: Traced) -> None:
+    suite = traced.market.suite
+    sku = await traced.market.product(5)
+    shopper, trace_id = await traced.shopper("tok_slow")
+    answer = await shopper.place({sku: 1}, wait_seconds=0)
+    assert answer.status == 202, answer
+
+    async def charging() -> list[dict[str, Any]]:
+        query = "SELECT id FROM saga WHERE key = %(key)s::uuid AND step = 'payment' AND state = 'RUNNING'"
+        return await rows(suite.dsn("sagas"), query, key=answer.order_id)
+
+    async def placed() -> list[Seen]:
+        return named(traced.collector.of_trace(trace_id), "server", "sagacity.sagas.v1.OrderSagas/PlaceOrder")
+
+    await eventually(charging)
+    (request,) = await eventually(placed)
+    suite.kill(REPLICA)
+    suite.start_process(OTHER)
+    await suite.wait_ready(OTHER)
+
+    async def taken_over() -> list[Seen]:
+        return named(traced.collector.of_trace(trace_id), "internal", "saga place_order")
+
+    (saga,) = await eventually(taken_over)
+    assert saga.instance != request.instance
+    assert saga.parent_id == request.span_id
+    assert saga.attributes["sagacity.saga.state"] == "COMPLETED"
+    steps = {span.name for span in traced.collector.of_trace(trace_id) if span.parent_id == saga.span_id}
+    assert {"payment do", "stock do", "confirmation do"} <= steps
+    assert (await shopper.get(f"/orders/{answer.order_id}"))["state"] == "confirmed"
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "hangs"])
+async def test_a_collector_in_trouble_harms_no_order_and_holds_no_stop_up(
+    traced: Traced, trouble: str
+) -> None:
+    suite, collector = traced.market.suite, traced.collector
+    sku = await traced.market.product(5)
+    shopper = await traced.market.shopper()
+    collector.refuses = grpc.StatusCode.INTERNAL if trouble == "refuses" else None
+    collector.hangs = trouble == "hangs"
+    collector.asked.clear()
+    try:
+        assert (await shopper.place({sku: 1})).status == 201
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await collector.asked.wait()
+        assert await suite.process("inventory").stop(DRAIN_SECONDS)
+    finally:
+        collector.refuses, collector.hangs = None, False
+        await suite.restart("inventory")
+    assert (await shopper.place({sku: 1})).status == 201
