@@ -1,0 +1,59 @@
+"""The way in by an Ingress; what the components are for; what no overlay shows."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.unit.deploy.k8s.manifests import K8S, OVERLAYS, PORTS, app, manifests, pod
+from tests.unit.deploy.k8s.network_rules import allowed
+from tests.unit.deploy.k8s.variants import ingress_variant
+
+pytestmark = pytest.mark.kubectl
+
+
+def test_an_ingress_leads_to_the_gateway_by_tls_alone(tmp_path: Path) -> None:
+    found = ingress_variant(tmp_path)
+    (ingress,) = found.of("Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    (tls,) = ingress["spec"]["tls"]
+    assert tls["hosts"] == [rule["host"]]
+    assert tls["secretName"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"] == {"service": {"name": "gateway", "port": {"name": "http"}}}
+    assert [port["name"] for port in found.named("Service")["gateway"]["spec"]["ports"]] == ["http"]
+
+
+def test_behind_an_ingress_only_its_controller_reaches_the_gateway(tmp_path: Path) -> None:
+    found = ingress_variant(tmp_path)
+    peers = {peer for peer in allowed(found, "gateway", "ingress") if peer[2] == PORTS["gateway"]}
+    assert peers == {("ingress", "TCP", PORTS["gateway"])}
+
+
+def test_production_has_every_component_but_the_other_way_in() -> None:
+    overlay = yaml.safe_load((K8S / "overlays" / "production" / "kustomization.yaml").read_text("utf-8"))
+    used = {Path(component).name for component in overlay["components"]} - {"surroundings"}
+    assert used | {"ingress"} == {folder.name for folder in (K8S / "components").iterdir() if folder.is_dir()}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_workloads_and_migrations_of_an_overlay_run_the_same_image(overlay: str) -> None:
+    found = manifests(overlay)
+    assert len({app(document)["image"] for document in found.ours.values()}) == 1
+
+
+def test_a_changed_setting_is_a_rollout() -> None:
+    for document in manifests("production").deployments.values():
+        names = [source["configMapRef"]["name"] for source in app(document)["envFrom"]]
+        hashes = [name.rpartition("-")[2] for name in names]
+        assert len(names) == 2
+        assert all(len(one) == 10 for one in hashes), names
+
+
+def test_pods_run_as_the_user_of_the_image() -> None:
+    dockerfile = (K8S.parent / "Dockerfile").read_text("utf-8")
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", dockerfile, re.MULTILINE)
+    for document in manifests("production").ours.values():
+        context = pod(document)["securityContext"]
+        assert (str(context["runAsUser"]), str(context["runAsGroup"])) == user
