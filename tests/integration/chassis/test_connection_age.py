@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +25,10 @@ WAIT_SECONDS = 60.0
 AGE_SECONDS = 0.3
 CALLS_IN_FLIGHT = 4
 CONNECTIONS_TO_SEE = 4
+QUESTIONS_TO_SEE = 4
 PRIVATE_KEY, PUBLIC_KEY = new_key_pair("gateway")
 NAME = "inventory-headless.test"
+NO_SUCH_NAME = 3
 
 
 @dataclass
@@ -113,6 +115,8 @@ class Names(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self.addresses: list[str] = []
+        self.code_without = 0  # the answer's code where there are no addresses: no error, or NO_SUCH_NAME
+        self.times_asked = 0
 
     @override
     def connection_made(self, transport: Any) -> None:
@@ -125,8 +129,10 @@ class Names(asyncio.DatagramProtocol):
         question = data[12 : end_of_name + 4]
         (kind,) = struct.unpack("!H", data[end_of_name : end_of_name + 2])
         found = self.addresses if kind == 1 else []  # A records; there are none of IPv6
+        self.times_asked += 1
         records = [b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, 4) + socket.inet_aton(one) for one in found]
-        header = struct.pack("!HHHHHH", number, 0x8580, 1, len(records), 0, 0)
+        flags = 0x8580 if self.addresses else 0x8580 | self.code_without
+        header = struct.pack("!HHHHHH", number, flags, 1, len(records), 0, 0)
         self._transport.sendto(header + question + b"".join(records), addr)
 
 
@@ -140,6 +146,22 @@ async def names() -> AsyncIterator[tuple[Names, int]]:
         transport.close()
 
 
+@asynccontextmanager
+async def client(dns_port: int, port: int) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """Yield a call that tells how ready the replica is that answers it."""
+    # Ours, but for the half minute that gRPC does not look the same name up again.
+    options = (*grpc_client._OPTIONS, ("grpc.dns_min_time_between_resolutions_ms", 50))
+    target = f"dns://127.0.0.1:{dns_port}/{NAME}:{port}"
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def answering() -> int:
+            request = health_pb2.HealthCheckRequest(service=READINESS_SERVICE)
+            return int((await health.Check(request, timeout=WAIT_SECONDS)).status)
+
+        yield answering
+
+
 async def test_a_client_finds_a_replica_that_came_after_it_connected() -> None:
     old, new = (new_server(Inventory()) for _ in range(2))  # type: ignore[abstract]
     async with names() as (dns, dns_port), AsyncExitStack() as stack:
@@ -147,16 +169,7 @@ async def test_a_client_finds_a_replica_that_came_after_it_connected() -> None:
         stack.push_async_callback(old.stop)
         await old.tell_readiness(ready=False)  # tells them apart
         dns.addresses = ["127.0.0.2"]
-        # Ours, but for the half minute that gRPC does not look the same name up again.
-        options = (*grpc_client._OPTIONS, ("grpc.dns_min_time_between_resolutions_ms", 50))
-        target = f"dns://127.0.0.1:{dns_port}/{NAME}:{port}"
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
-        health = health_pb2_grpc.HealthStub(channel)
-
-        async def answering() -> int:
-            request = health_pb2.HealthCheckRequest(service=READINESS_SERVICE)
-            return int((await health.Check(request, timeout=WAIT_SECONDS)).status)
-
+        answering = await stack.enter_async_context(client(dns_port, port))
         assert await answering() == health_pb2.HealthCheckResponse.NOT_SERVING
         await new.start(f"127.0.0.3:{port}")
         stack.push_async_callback(new.stop)
@@ -165,3 +178,22 @@ async def test_a_client_finds_a_replica_that_came_after_it_connected() -> None:
         async with asyncio.timeout(WAIT_SECONDS):
             while await answering() != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110 - no Event
                 await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("code", [0, NO_SUCH_NAME])
+async def test_a_client_keeps_its_addresses_while_the_name_has_none(code: int) -> None:
+    # So it is in Kubernetes while no replica is ready: their database is away, and they are where they were.
+    server = new_server(Inventory())  # type: ignore[abstract]
+    async with names() as (dns, dns_port), AsyncExitStack() as stack:
+        port = await server.start("127.0.0.2:0")
+        stack.push_async_callback(server.stop)
+        await server.tell_readiness(ready=True)
+        dns.addresses = ["127.0.0.2"]
+        answering = await stack.enter_async_context(client(dns_port, port))
+        assert await answering() == health_pb2.HealthCheckResponse.SERVING
+        dns.addresses, dns.code_without = [], code
+        asked = dns.times_asked
+        async with asyncio.timeout(WAIT_SECONDS):
+            while dns.times_asked < asked + QUESTIONS_TO_SEE:
+                assert await answering() == health_pb2.HealthCheckResponse.SERVING
+        assert await answering() == health_pb2.HealthCheckResponse.SERVING
