@@ -26,6 +26,7 @@ import deploy.local  # noqa: F401 - first of all, for what it tells gRPC
 from deploy.local.children import PART_VARIABLE
 from tests import docker_engine
 from tests.docker_servers import KAFKA_IMAGE, POSTGRES_IMAGE, docker_kafka, docker_postgres
+from tests.promtool import promtool_source
 
 ENVIRONMENT = os.environ  # noqa: TID251 - the tests' own switches; the suite's settings are chassis.config's
 JARS = Path(__file__).resolve().parent.parent / ".sagacity" / "kafka-jars"
@@ -101,6 +102,8 @@ def can_run(item: pytest.Item) -> bool:
     if item.get_closest_marker("kafka") and kafka_source() is None:
         return False
     if item.get_closest_marker("kubectl") and shutil.which("kubectl") is None:
+        return False
+    if item.get_closest_marker("promtool") and promtool_source() is None:
         return False
     return maven_works() or "kafka_jars" not in getattr(item, "fixturenames", ())
 
