@@ -13,6 +13,7 @@ import yaml
 from chassis import tracing
 from chassis.config import ProcessSettings, variables
 from chassis.lifecycle import DRAIN_ALL_SECONDS
+from cli.connection import KEY_VARIABLE
 from deploy.compose.make_secrets import make_all
 from gateway.config import GatewaySettings
 from orchestrator.config import OrchestratorSettings
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "deploy" / "compose.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONE_SHOTS = {name for name in SERVICES if name.endswith("-migrations")}
+MIGRATIONS = {name for name in SERVICES if name.endswith("-migrations")}
+ONE_SHOTS = MIGRATIONS | {"operator"}
 STANDING = SERVICES.keys() - ONE_SHOTS
 # Their images hold nothing that could ask them.
 WITHOUT_HEALTH_CHECK = {"otel-collector", "jaeger"}
@@ -91,7 +93,7 @@ def test_what_stands_is_restarted_and_asked_how_it_is(name: str) -> None:
     assert {"test", "interval", "timeout", "retries", "start_period"} == check.keys()
 
 
-@pytest.mark.parametrize("name", sorted(ONE_SHOTS))
+@pytest.mark.parametrize("name", sorted(MIGRATIONS))
 def test_a_migration_runs_once_as_the_owner_and_before_its_service(name: str) -> None:
     context = name.removesuffix("-migrations")
     service = SERVICES[name]
@@ -158,7 +160,13 @@ def test_a_container_of_ours_waits_for_its_drain_before_it_is_killed(name: str) 
     assert seconds(SERVICES[name]["stop_grace_period"]) > DRAIN_ALL_SECONDS
 
 
-@pytest.mark.parametrize("name", sorted(OURS))
+def test_the_operators_command_starts_only_when_it_is_asked_for() -> None:
+    operator = SERVICES["operator"]
+    assert (operator["restart"], operator["profiles"]) == ("no", ["operator"])
+    assert environment("operator")[KEY_VARIABLE] == "/run/secrets/identity-operator.pem"
+
+
+@pytest.mark.parametrize("name", sorted(OURS - {"operator"}))
 def test_every_variable_is_one_that_the_settings_of_the_process_know(name: str) -> None:
     module, package = SERVICES[name]["command"][2], SERVICES[name]["command"][-1]
     settings = PROCESSES[package if module == "chassis.migrations" else module]
