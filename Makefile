@@ -155,10 +155,10 @@ up: image secrets ## everything in containers, until it is healthy; builds the i
 	@echo "the gateway is on http://$$($(COMPOSE) port proxy 8080); who may log in: docs/how-to/compose.md"
 
 down: ## stop the containers and remove them; their data stays (ARGS=--volumes deletes it)
-	$(COMPOSE) --profile obs --profile load down --remove-orphans $(ARGS)
+	$(COMPOSE) --profile obs --profile load --profile operator down --remove-orphans $(ARGS)
 
-test-compose: $(STAMP) ## the containers for real: orders, kills, a rolling restart; needs Docker, takes minutes
-	@$(BIN)/python -m pytest -m compose tests/compose $(ARGS)
+test-compose: $(STAMP) ## the containers for real: orders, kills, a rolling restart; needs Docker, takes minutes (JSON=path)
+	@$(if $(JSON),SAGACITY_COMPOSE_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m compose tests/compose $(ARGS)
 
 $(LOAD_STAMP): requirements-load.lock | $(STAMP)
 	@test -x $(LOAD_VENV)/bin/python || { echo "making $(LOAD_VENV)"; $(PYTHON) -m venv $(LOAD_VENV); }
