@@ -69,10 +69,12 @@ class World:
     inventory: Inventory
     port: int
     connections: dict[str, Connection]
+    # Made with the connections, as the code does: gRPC's core aborts the process for a stub of a closed channel.
+    stubs: dict[str, Any]
 
     async def call(self, name: str, request: Any, *, by: str = "orchestrator", **options: Any) -> Any:
         connection = self.connections[by]
-        rpc = getattr(inventory_pb2_grpc.InventoryStub(connection.channel), name)
+        rpc = getattr(self.stubs[by], name)
         options = {"timeout_seconds": TIMEOUT_SECONDS} | options
         return await connection.call(rpc, request, **options)
 
@@ -109,7 +111,8 @@ async def world() -> AsyncIterator[World]:
     connections = {
         name: Connection(f"127.0.0.1:{port}", ServiceIdentity(name, pem)) for name, (pem, _) in PAIRS.items()
     }
-    yield World(server, inventory, port, connections)
+    stubs = {name: inventory_pb2_grpc.InventoryStub(each.channel) for name, each in connections.items()}
+    yield World(server, inventory, port, connections, stubs)
     for connection in connections.values():
         await connection.close()
     await server.stop()
