@@ -69,7 +69,7 @@ class World:
     inventory: Inventory
     port: int
     connections: dict[str, Connection]
-    # Made with the connections, as the code does: gRPC's core aborts the process for a stub of a closed channel.
+    # Made with the connections, as the code does: one of a closed channel makes gRPC's core abort.
     stubs: dict[str, Any]
 
     async def call(self, name: str, request: Any, *, by: str = "orchestrator", **options: Any) -> Any:
