@@ -73,6 +73,8 @@ def from_record(record: Any) -> ReceivedEvent:
         ValueError: The record is not one of our events.
     """
     headers = _known(record.headers)
+    # Taken out first: the library reads all headers as text, and this one holds no event up.
+    traceparent = _traceparent(headers.pop(tracing.TRACEPARENT, b""))
     try:
         event = from_binary(KafkaMessage(headers, record.key, record.value or b""), _format)
         subject = event.get_subject() or _subject_of_debezium(event)
@@ -92,7 +94,7 @@ def from_record(record: Any) -> ReceivedEvent:
         sequence=sequence,
         payload=record.value or b"",
         occurred_at=occurred_at,
-        traceparent=_traceparent(headers),
+        traceparent=traceparent,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
@@ -116,9 +118,8 @@ def unreadable(record: Any) -> ReceivedEvent:
     )
 
 
-def _traceparent(headers: dict[str, bytes]) -> str | None:
-    """As it came, where it is one by the grammar; what is none holds no event up."""
-    given = headers.get(tracing.TRACEPARENT, b"").decode(errors="replace")
+def _traceparent(header: bytes) -> str | None:
+    given = header.decode(errors="replace")
     return given if tracing.parse(given) else None
 
 

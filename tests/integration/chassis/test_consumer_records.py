@@ -45,9 +45,6 @@ NOT_EVENTS = {
     "a NUL in the id": changed("ce_id", b"a\x00b"),
     "a NUL in the type": changed("ce_type", b"a\x00b"),
     "a NUL in the subject": changed("ce_subject", b"order/a\x00b"),
-    "a NUL in the trace": lambda message: (
-        message | {"headers": [*message["headers"], ("traceparent", b"\x00")]}
-    ),
     "no type": changed("ce_type", b""),
     "a line break in the subject": changed("ce_subject", b"order/a\nb"),
     "a subject that turns the line around": changed("ce_subject", "order/\u202ea".encode()),
@@ -89,6 +86,21 @@ async def test_a_record_that_is_no_event_is_kept_and_the_next_ones_are_applied(
     (letter,) = await database.fetch(LETTERS, {})
     assert (letter["type"], letter["aggregate_type"]) == ("", "unreadable")
     assert "not " in letter["error"]
+
+
+@pytest.mark.parametrize("given", [b"\x00", b"\xff\xfe", b"", b"00-0-0-01", b"0" * 1_000])
+async def test_an_event_whose_trace_is_none_is_an_event_like_any_other(
+    *, open_database: Any, new_consumer: Any, running: Any, producer: Any, topic: str, given: bytes
+) -> None:
+    database = await open_database(DDL)
+    message = message_of("a", 1, topic=topic)
+    headers = [*message["headers"], ("traceparent", given)]
+    await producer.send_and_wait(topic, **(message | {"headers": headers}))
+    consumer = new_consumer(database)
+    async with running(consumer):
+        await until_applied(database, {"a": [1]})
+        assert await consumer.drain(PATIENCE_SECONDS)
+    assert await database.fetch(LETTERS, {}) == []
 
 
 async def test_records_that_are_no_events_are_one_key_and_do_not_halt_the_consumer(
