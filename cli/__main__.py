@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import events_letters, events_looking, events_tail, events_verbs, looking, verbs
+from cli import capacity, events_letters, events_looking, events_tail, events_verbs, looking, verbs
 from cli.failures import CommandError, ExitCode
 from cli.output import complain
 
-_HELP = """Look into Sagacity's sagas and events, and repair them.
+_HELP = """Look into Sagacity's sagas and events, and repair them; work out what a rate of orders needs.
 
 Exit codes: 0 done, 1 a check or a replay failed, 2 wrong usage, 3 not found, 4 refused, 5 nobody answers,
 130 interrupted.
@@ -54,6 +54,7 @@ events.command("projections")(events_looking.projections)
 events.command("rebuild")(events_verbs.rebuild)
 events.command("audit")(events_looking.audit)
 app.add_typer(events, name="events")
+app.command("capacity")(capacity.capacity)
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 

@@ -126,6 +126,8 @@ class Books:
         Args:
             left: What is available of each SKU now.
         """
+        if not self.intents:
+            return ["no order was placed: the run was too short, or nobody could be set up"]
         wrong = [
             f"the order with the key {intent.key} has not ended: {intent.outcome}" for intent in self.open()
         ]

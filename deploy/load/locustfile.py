@@ -12,6 +12,7 @@ import random
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ ADMIN_EMAIL = "SAGACITY_LOAD_ADMIN_EMAIL"
 ADMIN_PASSWORD = "SAGACITY_LOAD_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
 HOT_STOCK = "SAGACITY_LOAD_HOT_STOCK"
 DEFAULT_HOT_STOCK = 50
-MAX_HOT_STOCK = 1_000_000
+ENOUGH_ORDERS = "SAGACITY_LOAD_ORDERS"
+MAX_NUMBER = 1_000_000
 PRODUCTS = 10
 PRODUCT_STOCK = 1_000_000
 LINES_MAX = 3
@@ -61,7 +63,8 @@ ADDRESS = {
 
 RUN = uuid.uuid4().hex[:8].upper()  # noqa: TID251 - chassis.ids is not where locust runs
 BOOKS = Books()
-SHOP: dict[str, Any] = {"skus": [], "hot": ""}
+SHOP: dict[str, Any] = {"skus": [], "hot": "", "enough": MAX_NUMBER}
+PLACED: Counter[str] = Counter()
 
 
 class SetUpError(Exception):
@@ -123,11 +126,12 @@ def pause(retry_after: str | None) -> float:
 
 def make_shop(calls: Calls) -> None:
     """Products of this run alone where an administrator was named, else those that are there."""
+    SHOP["enough"] = number_of(ENOUGH_ORDERS, MAX_NUMBER)
     email, password = setting(ADMIN_EMAIL), setting(ADMIN_PASSWORD)
     if email and password:
         token = calls.done("POST", "/sessions", body={"email": email, "password": password})["access_token"]
         stock = {f"LOAD-{RUN}-{number}": PRODUCT_STOCK for number in range(PRODUCTS)}
-        stock[f"LOAD-{RUN}-HOT"] = hot_stock()
+        stock[f"LOAD-{RUN}-HOT"] = number_of(HOT_STOCK, DEFAULT_HOT_STOCK)
         for sku, units in stock.items():
             make_product(calls, token, sku, units)
         BOOKS.stock, BOOKS.nobody_else_buys = stock, True
@@ -142,11 +146,11 @@ def make_shop(calls: Calls) -> None:
     SHOP["skus"] = [sku for sku in BOOKS.stock if sku != SHOP["hot"]] or [SHOP["hot"]]
 
 
-def hot_stock() -> int:
-    """How many units of the hot SKU there are."""
-    text = setting(HOT_STOCK) or str(DEFAULT_HOT_STOCK)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= MAX_HOT_STOCK):
-        raise SetUpError(f"{HOT_STOCK} must be 1 to {MAX_HOT_STOCK}")
+def number_of(name: str, default: int) -> int:
+    """A variable that is a number from 1 on."""
+    text = setting(name) or str(default)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= MAX_NUMBER):
+        raise SetUpError(f"{name} must be 1 to {MAX_NUMBER}")
     return int(text)
 
 
@@ -236,8 +240,8 @@ class Customer(FastHttpUser):
     abstract = True
     network_timeout = REQUEST_SECONDS
     connection_timeout = REQUEST_SECONDS
-    expected = Expectation()
     card = GOOD_CARD
+    wants_the_few = False
     token = ""
     address_id = ""
     payment_method_id = ""
@@ -270,7 +274,10 @@ class Customer(FastHttpUser):
             "payment_method_id": self.payment_method_id,
         }
         key = f"load-{uuid.uuid4().hex}"  # noqa: TID251 - as above
-        intent = BOOKS.write(Intent(key, self.token, body, self.expected))
+        # Products that were there before are somebody else's too, and may run out.
+        may_be_sold_out = self.wants_the_few or not BOOKS.nobody_else_buys
+        expected = Expectation(card_is_good=self.card == GOOD_CARD, may_be_sold_out=may_be_sold_out)
+        intent = BOOKS.write(Intent(key, self.token, body, expected))
         for _ in range(ATTEMPTS_MAX):
             if self._ask(intent) is not Outcome.UNKNOWN:
                 break
@@ -279,6 +286,12 @@ class Customer(FastHttpUser):
                 break
             time.sleep(LOOK_SECONDS)
             self._look(intent)
+        PLACED[type(self).__name__] += 1
+        scenarios = self.environment.user_classes
+        if all(PLACED[each.__name__] >= SHOP["enough"] for each in scenarios):
+            SHOP["enough"] = MAX_NUMBER
+            # Not here: who ends all customers ends itself, and would never come to the books.
+            gevent.spawn(self.environment.runner.quit)
 
     def _ask(self, intent: Intent) -> Outcome:
         headers = self._headers() | {"Idempotency-Key": intent.key, "Prefer": f"wait={WAIT_SECONDS}"}
@@ -337,8 +350,6 @@ class Checkout(Customer):
 
     weight = 7
     wait_time = between(0.5, 2)
-    # Products that are there already are somebody else's too, and may run out.
-    expected = Expectation(may_be_sold_out=True)
 
     @task
     def check_out(self) -> None:
@@ -352,7 +363,6 @@ class Declined(Customer):
     weight = 2
     wait_time = between(0.5, 2)
     card = BAD_CARD
-    expected = Expectation(card_is_good=False, may_be_sold_out=True)
 
     @task
     def fail_to_pay(self) -> None:
@@ -365,7 +375,7 @@ class HotSku(Customer):
 
     weight = 3
     wait_time = between(0, 0.2)
-    expected = Expectation(may_be_sold_out=True)
+    wants_the_few = True
 
     @task
     def grab(self) -> None:

@@ -31,13 +31,22 @@ class LoadClient:
 
     async def post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, bytes]:
         """Send JSON; returns the status and the body. OSError or TimeoutError where there is no answer."""
+        payload = json.dumps(body).encode()
+        more = {"Content-Type": "application/json", "Content-Length": str(len(payload))}
+        return await self._exchange("POST", path, {**headers, **more}, payload)
+
+    async def get(self, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Read; returns the status and the body. OSError or TimeoutError where there is no answer."""
+        return await self._exchange("GET", path, headers, b"")
+
+    async def _exchange(
+        self, method: str, path: str, headers: dict[str, str], payload: bytes
+    ) -> tuple[int, bytes]:
         assert self._reader is not None
         assert self._writer is not None
-        payload = json.dumps(body).encode()
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines += ["Content-Type: application/json", f"Content-Length: {len(payload)}", "", ""]
-        self._writer.write("\r\n".join(lines).encode() + payload)
+        self._writer.write("\r\n".join([*lines, "", ""]).encode() + payload)
         async with asyncio.timeout(READ_SECONDS):
             head = await self._reader.readuntil(b"\r\n\r\n")
             status = int(head[9:12])

@@ -14,6 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,27 +27,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from deploy.local.programs import ADMIN_EMAIL
-from deploy.local.rest import Rest
+from deploy.local.errors import LocalDeployError
 from deploy.local.suite import Suite
+from tests.bench import costs as costs_of_operations
+from tests.bench.accounting import Meter, Snapshot
 from tests.bench.load_client import LoadClient
+from tests.bench.shop import SKUS, Shopper, prepare
 
-SHOPPERS = 20
-SKUS = 20
-STOCK = 1_000_000
 STEADY_RATE = 50
 STEADY_CLIENTS = 40
 WARM_UP_SECONDS = 3.0
-PASSWORD = "correct horse battery"
-
-
-@dataclass
-class Shopper:
-    """A customer who orders: the token and what an order needs."""
-
-    token: str
-    address_id: str
-    payment_method_id: str
 
 
 @dataclass
@@ -57,6 +47,8 @@ class Phase:
     statuses: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: dict[str, float] = field(default_factory=dict)
+    wal_bytes: dict[str, int] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
 
     def see(self, status: int, seconds: float) -> None:
         """Count one answer."""
@@ -78,7 +70,7 @@ class Bench:
     """A running suite and those who order from it."""
 
     def __init__(self, suite: Suite, shoppers: list[Shopper]) -> None:
-        self._suite = suite
+        self.meter = Meter(suite)
         self._shoppers = shoppers
         self._number = 0
         address = urlsplit(suite.gateway_url)
@@ -87,7 +79,7 @@ class Bench:
     async def closed_loop(self, clients: int, seconds: float) -> Phase:
         """Each client places one order after the other."""
         phase, end = Phase(), time.perf_counter() + seconds
-        before, started = self._cpu(), time.perf_counter()
+        before, started = await self.meter.snapshot(), time.perf_counter()
 
         async def run() -> None:
             async with LoadClient(self._host, self._port) as client:
@@ -96,12 +88,12 @@ class Bench:
                     phase.see(await self._place(client), time.perf_counter() - begun)
 
         await asyncio.gather(*(run() for _ in range(clients)))
-        return self._ended(phase, started, before)
+        return await self._ended(phase, started, before)
 
     async def open_loop(self, rate: int, seconds: float) -> Phase:
         """Orders arrive at fixed times, whether the earlier ones were answered or not."""
         phase, due = Phase(), asyncio.Queue[float]()
-        before, started = self._cpu(), time.perf_counter()
+        before, started = await self.meter.snapshot(), time.perf_counter()
 
         async def serve() -> None:
             async with LoadClient(self._host, self._port) as client:
@@ -117,11 +109,7 @@ class Bench:
                 due.put_nowait(at)
             for _ in range(STEADY_CLIENTS):
                 due.put_nowait(-1.0)
-        return self._ended(phase, started, before)
-
-    def peak_rss_mib(self) -> dict[str, float]:
-        """The most memory that each process has held, in MiB."""
-        return {name: _peak_mib(pid) for name, pid in self._suite.pids.items()}
+        return await self._ended(phase, started, before)
 
     async def _place(self, client: LoadClient) -> int:
         self._number += 1
@@ -141,68 +129,13 @@ class Bench:
         status, _ = await client.post("/api/v1/orders", body, headers)
         return status
 
-    def _cpu(self) -> dict[str, float]:
-        times = {name: _cpu_seconds(pid) for name, pid in self._suite.pids.items()}
-        own = psutil.Process().cpu_times()
-        return times | {"bench client": own.user + own.system}
-
-    def _ended(self, phase: Phase, started: float, before: dict[str, float]) -> Phase:
+    async def _ended(self, phase: Phase, started: float, before: Snapshot) -> Phase:
         phase.seconds = time.perf_counter() - started
-        phase.cpu_seconds = {name: now - before.get(name, 0.0) for name, now in self._cpu().items()}
+        after = await self.meter.snapshot()
+        phase.cpu_seconds = {name: now - before.cpu_seconds[name] for name, now in after.cpu_seconds.items()}
+        phase.wal_bytes = {name: now - before.wal_bytes[name] for name, now in after.wal_bytes.items()}
+        phase.events = {name: now - before.events[name] for name, now in after.events.items()}
         return phase
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its children (PostgreSQL's backends), in seconds."""
-    root = psutil.Process(pid)
-    total = 0.0
-    for process in [root, *root.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
-
-
-def _peak_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return psutil.Process(pid).memory_info().rss / 1024 / 1024
-
-
-async def prepare(suite: Suite) -> list[Shopper]:
-    """Make products that do not run out and customers who buy them."""
-    async with Rest(suite.gateway_url) as admin:
-        await admin.log_in(ADMIN_EMAIL, suite.password("admin"))
-        for number in range(SKUS):
-            sku = f"BENCH-{number}"
-            price = {"currency": "EUR", "amount_minor": 1000 + number}
-            product = {"sku": sku, "name": sku, "description": "", "category": "bench", "unit_price": price}
-            await admin.post("/products", product, key=f"product-{number}")
-            stock = {"delta": STOCK, "reason": "bench"}
-            await admin.post(f"/products/{sku}/stock-adjustments", stock, key=f"stock-{number}")
-    return list(await asyncio.gather(*(_shopper(suite.gateway_url, number) for number in range(SHOPPERS))))
-
-
-async def _shopper(url: str, number: int) -> Shopper:
-    email = f"bench-{number}@sagacity.example"
-    address = {
-        "recipient": "Ada",
-        "line1": "Hauptstrasse 1",
-        "city": "Berlin",
-        "postal_code": "10827",
-        "country_code": "DE",
-    }
-    async with Rest(url) as user:
-        registration = {"email": email, "password": PASSWORD, "display_name": f"Bench {number}"}
-        await user.post("/users", registration, key=email)
-        session = await user.post("/sessions", {"email": email, "password": PASSWORD})
-        await user.log_in(email, PASSWORD)
-        added = await user.post("/users/me/addresses", address, key="address")
-        method = await user.post("/users/me/payment-methods", {"provider_token": "tok_success"}, key="method")
-    return Shopper(session["access_token"], added["id"], method["id"])
 
 
 async def measure(clients: int, seconds: float, console: Console) -> dict[str, Any]:
@@ -222,11 +155,12 @@ async def measure(clients: int, seconds: float, console: Console) -> dict[str, A
             flat_out = await bench.closed_loop(clients, seconds)
             progress.update(bar, advance=1, description=f"{STEADY_RATE} orders a second")
             steady = await bench.open_loop(STEADY_RATE, seconds)
-            peak = bench.peak_rss_mib()
+            peak = bench.meter.peak_rss_mib()
+            connections = bench.meter.connections()
             progress.update(bar, advance=1, description="done")
         finally:
             await suite.stop()
-    return _figures(clients, flat_out, steady, peak)
+    return _figures(clients, flat_out, steady, peak) | {"connections": connections}
 
 
 def _figures(clients: int, flat_out: Phase, steady: Phase, peak: dict[str, float]) -> dict[str, Any]:
@@ -242,10 +176,9 @@ def _figures(clients: int, flat_out: Phase, steady: Phase, peak: dict[str, float
         "flat_out_statuses": flat_out.statuses,
         "steady_statuses": steady.statuses,
         "peak_rss_mib_by_process": {name: round(mib, 1) for name, mib in peak.items()},
-        "cpu_ms_per_order": {
-            name: round(spent * 1000 / max(1, len(flat_out.latencies)), 2)
-            for name, spent in flat_out.cpu_seconds.items()
-        },
+        "cpu_ms_per_order": _each(flat_out.cpu_seconds, flat_out, scale=1000),
+        "wal_bytes_per_order": _each(flat_out.wal_bytes, flat_out),
+        "events_per_order": _each(flat_out.events, flat_out),
         "machine": {
             "cores": os.cpu_count(),
             "python": platform.python_version(),
@@ -253,6 +186,10 @@ def _figures(clients: int, flat_out: Phase, steady: Phase, peak: dict[str, float
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         },
     }
+
+
+def _each(sums: Mapping[str, float], phase: Phase, scale: int = 1) -> dict[str, float]:
+    return {name: round(total * scale / max(1, len(phase.latencies)), 2) for name, total in sums.items()}
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
@@ -276,6 +213,13 @@ def show(figures: dict[str, Any], console: Console) -> None:
         mib = figures["peak_rss_mib_by_process"].get(name)
         shares.add_row(name, f"{spent} ms", f"{mib} MiB" if mib else "")
     console.print(shares)
+    kept = Table(title="by database")
+    for heading in ("database", "log an order", "events an order", "connections"):
+        kept.add_column(heading, justify="left" if heading == "database" else "right")
+    for name, wal_bytes in figures["wal_bytes_per_order"].items():
+        events = figures["events_per_order"].get(f"sagacity.{name}.v1")
+        kept.add_row(name, f"{wal_bytes:,.0f} B", f"{events or ''}", f"{figures['connections'][name]}")
+    console.print(kept)
     console.print(f"answers: flat out {figures['flat_out_statuses']}, steady {figures['steady_statuses']}")
 
 
@@ -283,11 +227,24 @@ def main(
     clients: Annotated[int, typer.Option(min=1, max=500, help="Concurrent clients of the first phase.")] = 32,
     seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each phase.")] = 20.0,
     json_to: Annotated[Path | None, typer.Option(help="Also write the figures there, as JSON.")] = None,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Measure instead what `sagacity capacity` counts with.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="With --costs: whether it works.")] = False,
 ) -> None:
     """Measure confirmed orders per second, latencies and memory of the whole suite on this machine."""
     console = Console()
-    figures = uvloop.run(measure(clients, seconds, console))
-    show(figures, console)
+    if costs:
+        sizes = costs_of_operations.QUICK if quick else costs_of_operations.Sizes()
+        try:
+            figures = asyncio.run(costs_of_operations.measure(sizes, console))
+        except LocalDeployError as error:
+            console.print(str(error), style="red", highlight=False)
+            raise typer.Exit(1) from None
+        costs_of_operations.show(figures, console)
+    else:
+        figures = uvloop.run(measure(clients, seconds, console))
+        show(figures, console)
     if json_to is not None:
         json_to.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 

@@ -1,0 +1,86 @@
+"""What was measured, for `sagacity capacity` to count with: `cli/capacity_costs.json`.
+
+`make bench ARGS="--costs" JSON=cli/capacity_costs.json` writes that file anew, on whatever hardware it runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("capacity_costs.json")
+PROCESSES = ("gateway", "orchestrator", "orders", "inventory", "payments", "users")
+DATABASES = ("orders", "sagas", "inventory", "payments", "users")
+TOPICS = ("sagacity.orders.v1", "sagacity.inventory.v1", "sagacity.payments.v1", "sagacity.users.v1")
+KINDS = ("confirmed", "confirmed_many", "declined", "declined_many", "order_read", "products_read", "login")
+BROKER = "broker"
+# Of one relay, from the outbox to Kafka's acknowledgement: `make bench-events`, in the README.
+RELAY_EVENTS_PER_SECOND = 25_530
+
+ByKind = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one operation of each kind costs; names are those of `PROCESSES`, `DATABASES` and `TOPICS`.
+
+    Attributes:
+        machine: What it was measured on, as a sentence.
+        date: When, YYYY-MM-DD.
+        lines_of_many: The lines of an order of the kinds `_many`; of the others, one.
+        process_seconds: Processor seconds by kind and process, the broker's among them.
+        database_seconds: Processor seconds of PostgreSQL by kind and database.
+        table_bytes: What stays in tables and indexes, by kind and database.
+        wal_bytes: What goes through the write-ahead log, by kind and database.
+        events: By kind and topic.
+        topic_bytes: In Kafka, of one replica, by kind and topic.
+        memory_mib: The most that each process held.
+        backend_mib: What one backend of PostgreSQL held for itself.
+        consumer_events_per_second: What one consumer applies.
+    """
+
+    machine: str
+    date: str
+    lines_of_many: int
+    process_seconds: ByKind
+    database_seconds: ByKind
+    table_bytes: ByKind
+    wal_bytes: ByKind
+    events: ByKind
+    topic_bytes: ByKind
+    memory_mib: Mapping[str, float]
+    backend_mib: float
+    consumer_events_per_second: float
+
+
+def measured() -> Costs:
+    """The costs that are committed with this release."""
+    return parsed(json.loads(FILE.read_text("utf-8")))
+
+
+def parsed(figures: Mapping[str, Any]) -> Costs:
+    """Read what the benchmark wrote; KeyError where something is missing."""
+    machine = figures["machine"]
+    cpu = figures["cpu_ms"]
+    return Costs(
+        machine=f"{machine['cores']} virtual cores, CPython {machine['python']}",
+        date=figures["date"],
+        lines_of_many=figures["lines_of_many"],
+        process_seconds={k: {p: cpu[k][p] / 1000 for p in (*PROCESSES, BROKER)} for k in KINDS},
+        database_seconds={k: {d: cpu[k][f"postgres {d}"] / 1000 for d in DATABASES} for k in KINDS},
+        table_bytes=_picked(figures["table_bytes"], DATABASES),
+        wal_bytes=_picked(figures["wal_bytes"], DATABASES),
+        events=_picked(figures["events"], TOPICS),
+        topic_bytes=_picked(figures["topic_bytes"], TOPICS),
+        memory_mib={name: figures["peak_rss_mib"][name] for name in PROCESSES},
+        backend_mib=figures["backend_mib"],
+        consumer_events_per_second=figures["consumer_events_per_second"],
+    )
+
+
+def _picked(by_kind: ByKind, names: tuple[str, ...]) -> ByKind:
+    # Below zero is noise: a vacuum that freed more than the phase wrote.
+    return {kind: {name: max(0.0, by_kind[kind][name]) for name in names} for kind in KINDS}

@@ -1,0 +1,157 @@
+"""The formulas of `sagacity capacity`: more load never needs less, and nothing is planned that cannot run."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli import capacity_model
+from cli.capacity_costs import RELAY_EVENTS_PER_SECOND, measured
+from cli.capacity_model import CONSUMERS, Plan, lost_of, partitions_for, plan, replicas_for
+from cli.capacity_workload import BOUNDS, Workload
+
+COSTS = measured()
+# A plan has no state: fifty of each are enough.
+FEW = settings(max_examples=50, deadline=None)
+
+peak_factors = st.floats(1, 10)
+rates = st.floats(BOUNDS["orders_per_second"].least, 5_000)
+workloads = st.builds(
+    Workload,
+    orders_per_second=rates,
+    peak_factor=peak_factors,
+    declined_share=st.floats(0, 1),
+    reads_per_order=st.floats(0, 100),
+    items_per_order=st.floats(1, 100),
+    logins_per_order=st.floats(0, 10),
+    order_seconds=st.floats(0.01, 30),
+    utilisation=st.floats(0.1, 0.9),
+    zones=st.integers(1, 10),
+    retention_days=st.integers(1, 3_650),
+)
+
+
+def sizes(made: Plan) -> list[float]:
+    """Everything that more load may make bigger and never smaller."""
+    return [
+        *(number for each in made.processes for number in (each.replicas, each.needed_at_peak)),
+        *(each.replicas * each.cpu_request_cores for each in made.processes),
+        *(number for each in made.databases for number in (each.cores, each.connections, each.gib_a_day)),
+        *(number for each in made.topics for number in (each.partitions, each.events_per_second)),
+        made.kafka_cores,
+    ]
+
+
+@FEW
+@given(workloads, st.floats(1, 2))
+def test_more_orders_never_need_less(workload: Workload, more: float) -> None:
+    bigger = replace(workload, orders_per_second=workload.orders_per_second * more)
+    pairs = zip(sizes(plan(workload, COSTS)), sizes(plan(bigger, COSTS)), strict=True)
+    assert all(big >= small - 1e-6 for small, big in pairs)
+
+
+@FEW
+@given(workloads, st.sampled_from(["reads_per_order", "logins_per_order", "items_per_order", "peak_factor"]))
+def test_more_of_anything_beside_an_order_never_needs_less(workload: Workload, name: str) -> None:
+    value = min(BOUNDS[name].most, getattr(workload, name) * 1.5)
+    pairs = zip(
+        sizes(plan(workload, COSTS)), sizes(plan(replace(workload, **{name: value}), COSTS)), strict=True
+    )
+    assert all(big >= small - 1e-6 for small, big in pairs)
+
+
+@FEW
+@given(workloads, st.floats(0.1, 0.9))
+def test_idler_cores_never_mean_fewer_replicas(workload: Workload, other: float) -> None:
+    idle, busy = sorted((workload.utilisation, other))
+    fewer, more = (plan(replace(workload, utilisation=each), COSTS) for each in (busy, idle))
+    assert all(a.replicas <= b.replicas for a, b in zip(fewer.processes, more.processes, strict=True))
+
+
+@FEW
+@given(workloads)
+def test_no_process_is_alone_and_what_is_left_after_a_loss_is_enough(workload: Workload) -> None:
+    for each in plan(workload, COSTS).processes:
+        assert each.replicas >= max(2, workload.zones)
+        left = each.replicas - lost_of(each.replicas, workload.zones)
+        assert left >= each.needed_at_peak
+        assert each.cores_at_peak <= left * workload.utilisation * (1 + 1e-6)
+        assert 0 < each.cpu_request_cores <= 1
+        assert each.memory_request_mib > COSTS.memory_mib[each.name]
+
+
+@FEW
+@given(workloads)
+def test_every_consumer_process_has_a_partition(workload: Workload) -> None:
+    made = plan(workload, COSTS)
+    replicas = {each.name: each.replicas for each in made.processes}
+    for topic in made.topics:
+        assert topic.partitions >= max((replicas[name] for name in CONSUMERS[topic.name]), default=1)
+        assert topic.partitions >= topic.consumers_needed
+        assert topic.partitions.bit_count() == 1
+
+
+@FEW
+@given(workloads)
+def test_a_database_takes_the_connections_of_a_rolling_update(workload: Workload) -> None:
+    made = plan(workload, COSTS)
+    replicas = {each.name: each.replicas for each in made.processes}
+    connections = {each.name: each for each in made.databases}
+    for process, database in capacity_model.DATABASE_OF.items():
+        running = replicas[process] + max(1, math.ceil(replicas[process] / 4))
+        assert connections[database].connections > running * capacity_model.POOL_MAX[process]
+        assert connections[database].max_connections >= connections[database].connections
+        assert connections[database].pgbouncer == bool(connections[database].pgbouncer_pool)
+
+
+@FEW
+@given(workloads)
+def test_what_fills_first_does_not_fill_before_the_load_that_was_asked_for(workload: Workload) -> None:
+    asked = workload.orders_per_second
+    assert plan(workload, COSTS).fills_first.orders_per_second >= asked * (1 - 1e-6)
+
+
+@FEW
+@given(st.integers(1, 5_000), st.integers(1, 10))
+def test_one_replica_fewer_would_not_do(needed: int, zones: int) -> None:
+    replicas = replicas_for(needed, zones)
+    fewer = replicas - 1
+    assert fewer < max(2, zones) or fewer - lost_of(fewer, zones) < needed
+
+
+@FEW
+@given(st.integers(1, 10_000), st.integers(1, 10_000))
+def test_partitions_are_not_twice_what_is_needed(needed: int, replicas: int) -> None:
+    assert partitions_for(needed, replicas) < 2 * max(4, 2 * needed, replicas)
+
+
+def test_a_relay_that_is_too_busy_is_debezium() -> None:
+    slow, fast = (plan(Workload(rate, peak_factor=1), COSTS) for rate in (10, 90_000))
+    assert not any(each.debezium for each in slow.topics)
+    busiest = max(fast.topics, key=lambda each: each.events_per_second)
+    assert busiest.events_per_second > RELAY_EVENTS_PER_SECOND
+    assert busiest.debezium
+
+
+def test_a_slow_payment_provider_needs_more_orchestrators_by_littles_law() -> None:
+    slow = plan(Workload(1_000, peak_factor=1, order_seconds=30), COSTS)
+    needed = {each.name: each.needed_at_peak for each in slow.processes}
+    assert needed["orchestrator"] == 1_000 * 30 / (1_000 * 0.6)
+
+
+def test_the_pools_and_bounds_are_those_of_the_code() -> None:
+    from chassis.postgres import Database
+    from gateway.edge import MAX_REQUESTS_IN_FLIGHT
+    from orchestrator.__main__ import MAX_CONNECTIONS
+    from orchestrator.executor import MAX_IN_FLIGHT
+
+    default = inspect.signature(Database.open).parameters["max_size"].default
+    pools = capacity_model.POOL_MAX
+    assert {pools["users"], pools["inventory"], pools["orders"]} == {default}
+    assert pools["payments"] == 2 * default
+    assert pools["orchestrator"] == MAX_CONNECTIONS
+    assert capacity_model.IN_FLIGHT_MAX == {"gateway": MAX_REQUESTS_IN_FLIGHT, "orchestrator": MAX_IN_FLIGHT}
