@@ -44,6 +44,7 @@ async def begun(one: Replica, saga_id: UUID, key: str = "") -> Acceptance:
         rpc="Test",
         idempotency_key=key or str(saga_id),
         request_hash=b"hash",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
     await one.executor.accept(FULL, Params(), acceptance)
     return acceptance
