@@ -97,6 +97,10 @@ class Books:
     nobody_else_buys: bool = False
     intents: list[Intent] = field(default_factory=list)
 
+    def clear(self) -> None:
+        """Forget everything: a new run begins."""
+        self.stock, self.nobody_else_buys, self.intents = {}, False, []
+
     def write(self, intent: Intent) -> Intent:
         """Write an order down."""
         self.intents.append(intent)

@@ -61,7 +61,6 @@ ADDRESS = {
     "country_code": "DE",
 }
 
-RUN = uuid.uuid4().hex[:8].upper()  # noqa: TID251 - chassis.ids is not where locust runs
 BOOKS = Books()
 SHOP: dict[str, Any] = {"skus": [], "hot": "", "enough": MAX_NUMBER}
 PLACED: Counter[str] = Counter()
@@ -130,8 +129,9 @@ def make_shop(calls: Calls) -> None:
     email, password = setting(ADMIN_EMAIL), setting(ADMIN_PASSWORD)
     if email and password:
         token = calls.done("POST", "/sessions", body={"email": email, "password": password})["access_token"]
-        stock = {f"LOAD-{RUN}-{number}": PRODUCT_STOCK for number in range(PRODUCTS)}
-        stock[f"LOAD-{RUN}-HOT"] = number_of(HOT_STOCK, DEFAULT_HOT_STOCK)
+        run = uuid.uuid4().hex[:8].upper()  # noqa: TID251 - chassis.ids is not where locust runs
+        stock = {f"LOAD-{run}-{number}": PRODUCT_STOCK for number in range(PRODUCTS)}
+        stock[f"LOAD-{run}-HOT"] = number_of(HOT_STOCK, DEFAULT_HOT_STOCK)
         for sku, units in stock.items():
             make_product(calls, token, sku, units)
         BOOKS.stock, BOOKS.nobody_else_buys = stock, True
@@ -168,6 +168,10 @@ def begin(environment: Environment, **_: Any) -> None:
     """Make the shop; a run that has none ends at once."""
     if isinstance(environment.runner, MasterRunner):
         return
+    # Locust's web page starts one run after the other.
+    BOOKS.clear()
+    PLACED.clear()
+    SHOP.update(skus=[], hot="")
     try:
         make_shop(Calls(str(environment.host)))
     except SetUpError as error:
