@@ -74,7 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each of the processes that share the tests ports of its own, and of all that it starts."""
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker:
-        number = int(worker["workerid"].removeprefix("gw")) + 1
+        # One that takes the place of another that crashed has a higher number than there are workers.
+        number = int(worker["workerid"].removeprefix("gw")) % worker["workercount"] + 1
         ENVIRONMENT[PART_VARIABLE] = f"{number}/{worker['workercount']}"
 
 
