@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from tests.upgrades.rollout import Rollout, released_suite
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The release before this one, unpacked."""
     return unpack(tmp_path_factory.mktemp("previous-release"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def left_behind() -> None:
+    """Collect the event loop that pytest-asyncio makes before its own and does not close."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

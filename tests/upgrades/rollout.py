@@ -65,6 +65,12 @@ class Rollout:
         await self.suite.wait_ready(name)
         check_that_it_runs(process, release)
 
+    async def check_sagas(self, release: Release) -> None:
+        """Run `sagacity sagas check` of a release; AssertionError with what it says where it fails."""
+        where = ["--address", self.suite.address(ORCHESTRATORS[0])]
+        key = ["--identity-key-file", str(self.suite.secrets.path("identity-operator.pem"))]
+        await asyncio.to_thread(release.run, "-m", "cli", "sagas", "check", *where, *key)
+
     async def kill_with_sagas_in_flight(self, name: str, survivor: str) -> int:
         """End the orchestrator `name` within calls, see the other one take its sagas; return how many.
 

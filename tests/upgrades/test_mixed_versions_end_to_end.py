@@ -40,6 +40,7 @@ async def test_old_and_new_processes_serve_together_and_take_over_from_each_othe
     suite, previous = rollout.suite, rollout.previous
     for name in suite.names:
         check_that_it_runs(suite.process(name), previous)
+    await rollout.check_sagas(previous)
     async with watched(suite) as watch, shopping(rollout.market) as shop:
         await shop.goes_on()
         await rollout.migrate()
@@ -64,6 +65,7 @@ async def test_old_and_new_processes_serve_together_and_take_over_from_each_othe
     assert watch.looks > 0
     assert watch.broken == []
     await prove_everything(suite, rollout.market.journal)
+    await rollout.check_sagas(this_code())
 
 
 @pytest.mark.kafka
@@ -81,3 +83,4 @@ async def test_the_code_goes_back_to_the_release_before_and_the_schema_stays(rol
     assert watch.looks > 0
     assert watch.broken == []
     await prove_everything(suite, rollout.market.journal)
+    await rollout.check_sagas(rollout.previous)
