@@ -185,11 +185,16 @@ async def _statistics(suite: Suite) -> defaultdict[str, Counter[str]]:
 
 async def events_in_kafka(suite: Suite) -> list[SeenEvent]:
     """Return what Kafka's log holds now, in its order within each partition."""
+    return [_seen(event) for event in await received_from_kafka(suite)]
+
+
+async def received_from_kafka(suite: Suite) -> list[ReceivedEvent]:
+    """Return the same as a consumer gets it."""
     # Without a group: it takes all partitions, and no consumer of the suite loses any.
     kafka = AIOKafkaConsumer(
         *TOPICS, bootstrap_servers=suite.broker.bootstrap_servers, auto_offset_reset="earliest"
     )
-    seen: list[SeenEvent] = []
+    received: list[ReceivedEvent] = []
     async with asyncio.timeout(KAFKA_SECONDS):
         await kafka.start()
         try:
@@ -197,10 +202,10 @@ async def events_in_kafka(suite: Suite) -> list[SeenEvent]:
             ends = await kafka.end_offsets(partitions)
             while any([await kafka.position(partition) < ends[partition] for partition in partitions]):
                 for records in (await kafka.getmany(timeout_ms=POLL_MS)).values():
-                    seen += [_seen(from_record(record)) for record in records]
+                    received += [from_record(record) for record in records]
         finally:
             await kafka.stop()
-    return seen
+    return received
 
 
 def _seen(event: ReceivedEvent) -> SeenEvent:

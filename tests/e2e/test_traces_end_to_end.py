@@ -17,7 +17,7 @@ from deploy.local.sample_data import ADDRESS
 from deploy.local.suite import DRAIN_SECONDS, EMBEDDED, MAVEN, Suite
 from orchestrator.sagas.place_order import PLACE_ORDER
 from tests.conftest import JARS, maven_works
-from tests.e2e.books import rows
+from tests.e2e.books import received_from_kafka, rows
 from tests.e2e.eventually import eventually
 from tests.e2e.shoppers import PASSWORD, Market, Shopper
 from tests.trace_collector import Seen, TraceCollector, collecting
@@ -304,3 +304,22 @@ async def test_a_collector_in_trouble_harms_no_order_and_holds_no_stop_up(
         collector.refuses, collector.hangs = None, False
         await suite.restart("inventory")
     assert (await shopper.place({sku: 1})).status == 201
+
+
+async def test_without_a_collector_the_clients_trace_is_handed_on_as_it_is(market: Market) -> None:
+    sku = await market.product(5)
+    shopper = await market.shopper()
+    given = f"00-{secrets.token_hex(16)}-{CLIENTS_SPAN}-00"
+    shopper.trace(given)
+    answer = await shopper.place({sku: 1})
+    assert answer.status == 201
+    query = "SELECT traceparent FROM saga WHERE key = %(key)s::uuid"
+    assert await rows(market.suite.dsn("sagas"), query, key=answer.order_id) == [{"traceparent": given}]
+
+    async def handed_on() -> set[str]:
+        return {
+            event.topic for event in await received_from_kafka(market.suite) if event.traceparent == given
+        }
+
+    contexts = {"sagacity.orders.v1", "sagacity.inventory.v1", "sagacity.payments.v1"}
+    await eventually(handed_on, until=lambda topics: topics == contexts)
