@@ -40,6 +40,7 @@ class Costs:
         memory_mib: The most that each process held.
         backend_mib: What one backend of PostgreSQL held for itself.
         consumer_events_per_second: What one consumer applies.
+        hot_sku_share: The rate of orders of one SKU, as a share of the rate of orders of many.
     """
 
     machine: str
@@ -54,6 +55,7 @@ class Costs:
     memory_mib: Mapping[str, float]
     backend_mib: float
     consumer_events_per_second: float
+    hot_sku_share: float
 
 
 def measured() -> Costs:
@@ -78,6 +80,7 @@ def parsed(figures: Mapping[str, Any]) -> Costs:
         memory_mib={name: figures["peak_rss_mib"][name] for name in PROCESSES},
         backend_mib=figures["backend_mib"],
         consumer_events_per_second=figures["consumer_events_per_second"],
+        hot_sku_share=figures["hot_sku_share_of_the_rate"],
     )
 
 

@@ -30,6 +30,7 @@ from rich.table import Table
 from deploy.local.errors import LocalDeployError
 from deploy.local.suite import Suite
 from tests.bench import costs as costs_of_operations
+from tests.bench import scaling_page
 from tests.bench.accounting import Meter, Snapshot
 from tests.bench.load_client import LoadClient
 from tests.bench.shop import SKUS, Shopper, prepare
@@ -247,6 +248,8 @@ def main(
         show(figures, console)
     if json_to is not None:
         json_to.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+        if costs and scaling_page.is_committed_file(json_to):
+            scaling_page.write()
 
 
 if __name__ == "__main__":
