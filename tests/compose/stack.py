@@ -161,8 +161,8 @@ class Stack:
     def crash(self, service: str) -> None:
         """Kill the container's process behind the engine's back, so that it is a crash and no wish."""
         pid = str(self.state(service)["Pid"])
-        kill = ["--pid", "host", "--user", "0", "--cap-add", "KILL", "--entrypoint", "kill", IMAGE, "-9", pid]
-        run(["docker", "run", "--rm", *kill])
+        kill = ["python", "-c", "import os, sys; os.kill(int(sys.argv[1]), 9)", pid]
+        run(["docker", "run", "--rm", "--pid", "host", "--user", "0", "--cap-add", "KILL", IMAGE, *kill])
 
     async def healthy(self, service: str, *, restarts: int) -> None:
         """Wait until the container is healthy and the engine has restarted it so many times at least."""
