@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -196,6 +197,29 @@ def test_promtool_takes_the_rules_and_the_example_of_a_configuration() -> None:
         [promtool_path(), "check", "config", FOLDER / "prometheus.yaml"],
         capture_output=True, text=True, timeout=PROMTOOL_SECONDS, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.promtool
+def test_the_queries_of_the_runbook_and_of_the_dashboards_are_promql(tmp_path: Path) -> None:
+    drawn = [
+        target["expr"].replace("$__rate_interval", "1m")
+        for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+        for panel in json.loads(path.read_text("utf-8"))["panels"]
+        for target in panel.get("targets", [])
+    ]
+    queries = [*expressions_of_runbook(), *drawn]
+    assert len(queries) > 100
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}), "utf-8")
+    done = subprocess.run(
+        [promtool_path(), "check", "rules", file],
+        capture_output=True,
+        text=True,
+        timeout=PROMTOOL_SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
