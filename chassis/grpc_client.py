@@ -42,8 +42,20 @@ class Connection:
     """A channel to one service."""
 
     def __init__(self, target: str, identity: ServiceIdentity) -> None:
-        self.channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._is_closed = False
         self._identity = identity
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """What stubs are made of.
+
+        Raises:
+            Fault: UNAVAILABLE, it is closed: a stub of a closed channel may make gRPC's core abort.
+        """
+        if self._is_closed:
+            raise _closed()
+        return self._channel
 
     async def call(
         self,
@@ -79,7 +91,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
-        await self.channel.close()
+        self._is_closed = True
+        await self._channel.close()
 
 
 async def _called(

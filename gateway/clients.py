@@ -146,8 +146,8 @@ class Readiness:
 
 
 async def _is_serving(connection: Connection) -> bool:
-    check = health_pb2_grpc.HealthStub(connection.channel).Check
     try:
+        check = health_pb2_grpc.HealthStub(connection.channel).Check
         reply = await connection.call(
             check, health_pb2.HealthCheckRequest(), timeout_seconds=HEALTH_TIMEOUT_SECONDS
         )

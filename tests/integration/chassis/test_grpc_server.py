@@ -350,6 +350,8 @@ async def test_a_call_on_a_closed_connection_is_unavailable(world: World) -> Non
     await world.connections["users"].close()
     fault = await world.refusal("Reserve", reserve(), by="users")
     assert fault.kind is FaultKind.UNAVAILABLE
+    with pytest.raises(Fault, match="the connection is being closed"):
+        inventory_pb2_grpc.InventoryStub(world.connections["users"].channel)
 
 
 async def test_a_connection_that_is_closed_under_a_call_cancels_nobody(world: World) -> None:
