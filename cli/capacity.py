@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -14,37 +14,44 @@ from cli.failures import usage
 from cli.options import AsJson
 from cli.output import console, document
 
+Rate: TypeAlias = Annotated[
+    float, typer.Option(metavar="N", help="Orders placed a second, on the average of a day.")
+]
+PeakFactor: TypeAlias = Annotated[
+    float, typer.Option(help="How many times more it is in the busiest minutes; 1: N is the peak.")
+]
+DeclinedShare: TypeAlias = Annotated[
+    float, typer.Option(help="How many orders are declined and undone, 0 to 1.")
+]
+Reads: TypeAlias = Annotated[
+    float, typer.Option(help="Reads beside each order: orders and pages of products, half and half.")
+]
+Items: TypeAlias = Annotated[float, typer.Option(help="Lines of an order.")]
+Logins: TypeAlias = Annotated[float, typer.Option(help="Logins for each order.")]
+OrderSeconds: TypeAlias = Annotated[
+    float, typer.Option(help="How long an order takes, with the payment provider's time.")
+]
+Utilisation: TypeAlias = Annotated[
+    float, typer.Option(help="How busy a core may be at the peak, 0.1 to 0.9.")
+]
+Zones: TypeAlias = Annotated[
+    int, typer.Option(help="Failure domains: with one a replica may be lost, else a zone.")
+]
+RetentionDays: TypeAlias = Annotated[int, typer.Option(help="How long rows and events are kept.")]
+
 
 def capacity(
     *,
-    orders_per_second: Annotated[
-        float, typer.Option(metavar="N", help="Orders placed a second, on the average of a day.")
-    ],
-    peak_factor: Annotated[
-        float, typer.Option(help="How many times more it is in the busiest minutes; 1: N is the peak.")
-    ] = Workload.peak_factor,
-    declined_share: Annotated[
-        float, typer.Option(help="How many orders are declined and undone, 0 to 1.")
-    ] = Workload.declined_share,
-    reads_per_order: Annotated[
-        float, typer.Option(help="Reads beside each order: orders and pages of products, half and half.")
-    ] = Workload.reads_per_order,
-    items_per_order: Annotated[float, typer.Option(help="Lines of an order.")] = Workload.items_per_order,
-    logins_per_order: Annotated[
-        float, typer.Option(help="Logins for each order.")
-    ] = Workload.logins_per_order,
-    order_seconds: Annotated[
-        float, typer.Option(help="How long an order takes, with the payment provider's time.")
-    ] = Workload.order_seconds,
-    utilisation: Annotated[
-        float, typer.Option(help="How busy a core may be at the peak, 0.1 to 0.9.")
-    ] = Workload.utilisation,
-    zones: Annotated[
-        int, typer.Option(help="Failure domains: with one a replica may be lost, else a zone.")
-    ] = Workload.zones,
-    retention_days: Annotated[
-        int, typer.Option(help="How long rows and events are kept.")
-    ] = Workload.retention_days,
+    orders_per_second: Rate,
+    peak_factor: PeakFactor = Workload.peak_factor,
+    declined_share: DeclinedShare = Workload.declined_share,
+    reads_per_order: Reads = Workload.reads_per_order,
+    items_per_order: Items = Workload.items_per_order,
+    logins_per_order: Logins = Workload.logins_per_order,
+    order_seconds: OrderSeconds = Workload.order_seconds,
+    utilisation: Utilisation = Workload.utilisation,
+    zones: Zones = Workload.zones,
+    retention_days: RetentionDays = Workload.retention_days,
     as_json: AsJson = False,
 ) -> None:
     """Work out a deployment for a rate of orders, from measured costs; it calls nobody."""

@@ -62,7 +62,7 @@ ADDRESS = {
 }
 
 BOOKS = Books()
-SHOP: dict[str, Any] = {"skus": [], "hot": "", "enough": MAX_NUMBER}
+SHOP: dict[str, Any] = {"skus": [], "hot": "", "enough": MAX_NUMBER, "ending": False}
 PLACED: Counter[str] = Counter()
 
 
@@ -171,13 +171,12 @@ def begin(environment: Environment, **_: Any) -> None:
     # Locust's web page starts one run after the other.
     BOOKS.clear()
     PLACED.clear()
-    SHOP.update(skus=[], hot="")
+    SHOP.update(skus=[], hot="", ending=False)
     try:
         make_shop(Calls(str(environment.host)))
     except SetUpError as error:
+        # Who comes to buy finds no shop, and ends the run: from here it would go on to its beginning.
         say(environment, [str(error)])
-        if environment.runner is not None:
-            environment.runner.quit()
 
 
 @events.test_stop.add_listener
@@ -235,6 +234,14 @@ def note(intent: Intent, status: int, body: dict[str, Any], retry_after: str | N
     return intent.outcome
 
 
+def end_run(environment: Environment) -> None:
+    """End the run before its time."""
+    if environment.runner is not None and not SHOP["ending"]:
+        SHOP["ending"] = True
+        # In a greenlet of its own: a customer that ends all of them ends itself, and never comes to the books.
+        gevent.spawn(environment.runner.quit)
+
+
 # The load.
 
 
@@ -253,6 +260,7 @@ class Customer(FastHttpUser):
     def on_start(self) -> None:
         """Become a customer with an address and a card."""
         if not SHOP["skus"]:
+            end_run(self.environment)
             raise StopUser
         calls = Calls(str(self.host))
         email = f"load-{uuid.uuid4().hex}@sagacity.example"  # noqa: TID251 - as above
@@ -293,9 +301,7 @@ class Customer(FastHttpUser):
         PLACED[type(self).__name__] += 1
         scenarios = self.environment.user_classes
         if all(PLACED[each.__name__] >= SHOP["enough"] for each in scenarios):
-            SHOP["enough"] = MAX_NUMBER
-            # Not here: who ends all customers ends itself, and would never come to the books.
-            gevent.spawn(self.environment.runner.quit)
+            end_run(self.environment)
 
     def _ask(self, intent: Intent) -> Outcome:
         headers = self._headers() | {"Idempotency-Key": intent.key, "Prefer": f"wait={WAIT_SECONDS}"}
