@@ -17,6 +17,7 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -67,6 +68,9 @@ async def spool(bootstrap_servers: str, topic: str, facts: dict[str, int], file:
             counted[verdict] += 1
             if verdict == "kept":
                 lines.write(json.dumps(_packed(record)) + "\n")
+        # What it holds is deleted in Kafka next.
+        lines.flush()
+        os.fsync(lines.fileno())
     draft.rename(file)
     return counted
 
@@ -81,8 +85,8 @@ def _verdict(record: Any, facts: dict[str, int]) -> str:
 
 async def _records(bootstrap_servers: str, topic: str) -> AsyncIterator[Any]:
     kafka = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest")
-    await kafka.start()
     try:
+        await kafka.start()
         partitions = list(kafka.assignment())
         ends = await kafka.end_offsets(partitions)
         while any([await kafka.position(partition) < ends[partition] for partition in partitions]):
@@ -96,8 +100,8 @@ async def _records(bootstrap_servers: str, topic: str) -> AsyncIterator[Any]:
 async def replace(bootstrap_servers: str, topic: str, file: Path) -> None:
     """Delete what a topic holds, and append the records in `file`, each to the partition that it was in."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-    await admin.start()
     try:
+        await admin.start()
         described = await admin.describe_topics([topic])
         partitions = [TopicPartition(topic, each["partition"]) for each in described[0]["partitions"]]
         # -1: up to the end. Offsets go on from there, so that groups find what is appended.
@@ -105,8 +109,8 @@ async def replace(bootstrap_servers: str, topic: str, file: Path) -> None:
     finally:
         await admin.close()
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, enable_idempotence=True, acks="all")
-    await producer.start()
     try:
+        await producer.start()
         sending: list[asyncio.Future[Any]] = []
         with file.open(encoding="utf-8") as lines:
             for line in lines:
@@ -175,7 +179,9 @@ def main() -> None:
     try:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         asyncio.run(cut(arguments.folder, dry_run=arguments.dry_run))
-    except (KafkaError, psycopg.Error, OSError, TimeoutError, SettingsError) as error:
+    except KafkaError as error:
+        sys.exit(f"recovery: {error}")  # it begins with its name
+    except (psycopg.Error, OSError, TimeoutError, SettingsError) as error:
         sys.exit(f"recovery: {type(error).__name__}: {error}")
 
 

@@ -141,8 +141,11 @@ async def test_all_databases_go_back_to_one_moment_and_kafka_is_cut_to_it(
     assert len(before.orders) < after
     assert lost, "Kafka knows of nothing that the databases do not: the fault did not fire"
 
-    cut = recovery(suite, "deploy.recovery.topics", str(tmp_path / "topics"))
+    folder = str(tmp_path / "topics")
+    looked = recovery(suite, "deploy.recovery.topics", "--dry-run", folder)
+    cut = recovery(suite, "deploy.recovery.topics", folder)
     assert cut.returncode == 0, cut.stderr
+    assert looked.stdout == cut.stdout
     assert sum(int(line.split(" known, ")[1].split()[0]) for line in cut.stdout.splitlines()) == len(lost)
     for name in suite.names:
         suite.start_process(name)
