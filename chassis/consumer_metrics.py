@@ -69,8 +69,10 @@ LAG = gauge(
 
 
 def show_from_the_beginning(group: str) -> None:
-    """Shows a group's counters before they count: for Prometheus one that appears later never rose."""
+    """Shows a group's numbers before they count: for Prometheus a counter that appears later never rose."""
     for counted in (APPLIED, DUPLICATES, PARKED, GAPS, OUTAGES):
         counted.labels(group)
     for kind in ("offset", "sequence"):
         REGRESSIONS.labels(group, kind)
+    for state in ("PAUSED", "HALTED"):
+        STOPPED.labels(group, state)

@@ -71,6 +71,7 @@ class Breakers:
         guard = self._guards.get(participant)
         if guard is None:
             guard = self._guards[participant] = _Guard(filled_at=asyncio.get_running_loop().time())
+            metrics.show_from_the_beginning(participant)
         if guard.is_open:
             return False
         if attempt == 1:

@@ -20,6 +20,8 @@ from tests.conftest import JARS, maven_works
 from tests.e2e.books import select
 from tests.e2e.eventually import eventually
 from tests.e2e.shoppers import PASSWORD, Market, Shopper
+from tests.unit.deploy.promql_names import asked
+from tests.unit.deploy.test_alerts import ALERTS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -246,6 +248,15 @@ async def test_statements_and_pools_of_every_database_are_shown(told: Told) -> N
         limits = rose(told.after.samples, process, "sagacity_pool_connections_max", "pool")
         assert all(pools[pool] <= limits[pool] for pool in pools)
         assert not rose(told.rises, process, "sagacity_pool_timeouts_total", "pool")
+
+
+async def test_what_an_alert_asks_for_has_a_value_before_anything_is_wrong(told: Told) -> None:
+    asked_for = {selector.metric for rule in ALERTS.values() for selector in asked(rule["expr"]).selectors}
+    metrics = [CATALOGUE[name] for name in asked_for if name in CATALOGUE]
+    assert len(metrics) > 15
+    filled = {(process, name) for process, name, _ in told.after.samples}
+    wanted = {(process, metric.name) for metric in metrics for process in metric.processes}
+    assert wanted - filled == set()
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -66,3 +66,10 @@ def test_batches_are_counted_by_what_they_write() -> None:
     before = value("saga_group_commit_size_sum", operation="unit_test") or 0
     metrics.group_commit("unit_test")(7)
     assert value("saga_group_commit_size_sum", operation="unit_test") == before + 7
+
+
+def test_a_participant_is_shown_with_a_closed_breaker_before_it_fails() -> None:
+    assert value("saga_breaker_open", participant="unit_test") is None
+    metrics.show_from_the_beginning("unit_test")
+    assert value("saga_breaker_open", participant="unit_test") == 0
+    assert value("saga_calls_held_total", participant="unit_test") == 0
