@@ -238,7 +238,7 @@ def end_run(environment: Environment) -> None:
     """End the run before its time."""
     if environment.runner is not None and not SHOP["ending"]:
         SHOP["ending"] = True
-        # In a greenlet of its own: a customer that ends all of them ends itself, and never comes to the books.
+        # In a greenlet of its own: a customer that ends all others ends itself, and never sees the books.
         gevent.spawn(environment.runner.quit)
 
 

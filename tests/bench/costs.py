@@ -148,7 +148,7 @@ class Costs:
         return self.meter.metric("users", "sagacity_consumer_applied_total", group=CONSUMER)
 
     async def _measured(self, operation: Operation, count: int) -> Used:
-        await self.meter.settle()
+        # All is settled: by the warm-up, or by the phase before.
         tables, topics = self.meter.table_bytes(), self.meter.topic_bytes()
         before = await self.meter.snapshot()
         await self._run(operation, count)

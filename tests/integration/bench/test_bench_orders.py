@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+from cli.capacity_costs import DATABASES, measured, parsed
+from cli.capacity_model import plan
+from cli.capacity_workload import Workload
+
+# The benchmark of costs starts Apache Kafka, and waits until everything is applied.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -29,3 +34,25 @@ async def test_the_benchmark_of_orders_writes_the_promised_keys(tmp_path: Path) 
     keys = {"orders_per_second", "p50_ms", "p95_ms", "p99_ms", "peak_rss_mib"}
     assert all(measured[key] > 0 for key in keys)
     assert set(measured["steady_statuses"]) == {"201"}
+
+
+async def test_the_costs_of_operations_are_whole_for_the_calculator(tmp_path: Path, kafka_jars: Path) -> None:
+    figures = tmp_path / "costs.json"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.bench.orders", "--costs", "--quick", "--json-to", str(figures)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},  # noqa: TID251 - handed on to the child
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    costs = parsed(json.loads(figures.read_text("utf-8")))
+    for kind in ("confirmed", "declined"):
+        assert costs.events[kind] == measured().events[kind]
+        assert all(costs.wal_bytes[kind][name] > 0 for name in DATABASES)
+    assert sum(costs.process_seconds["confirmed"].values()) > 0
+    assert costs.consumer_events_per_second > 0
+    assert plan(Workload(100), costs).processes
