@@ -281,6 +281,8 @@ class Executor:
             while (entry := await self._advance(run, progress)) is not None:
                 if entry.state not in OPEN_STATES:
                     span.set("sagacity.saga.state", str(entry.state))
+                    if entry.state is State.PARKED:
+                        span.fail(str(entry.state))
                     self._end(run, progress, entry)
                     return
                 if entry.release:
