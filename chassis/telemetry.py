@@ -79,8 +79,9 @@ def configure_logging(service: str, log_format: Literal["console", "json"]) -> N
 
     shared: list[Any] = [
         name_service,
-        _hide_secrets,
         structlog.contextvars.merge_contextvars,
+        # Behind what adds values: one that is bound to the context is hidden as well.
+        _hide_secrets,
         name_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -68,6 +68,14 @@ def test_a_value_with_the_name_of_a_secret_is_hidden(capsys: pytest.CaptureFixtu
     assert lines(capsys)[0][name] == "***"
 
 
+def test_a_secret_that_is_bound_to_the_context_is_hidden_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("orders", "json")
+    structlog.contextvars.bind_contextvars(access_token="hunter2")
+    structlog.get_logger().info("event")
+    logging.getLogger("library").warning("odd")
+    assert [line["access_token"] for line in lines(capsys)] == ["***", "***"]
+
+
 async def ask(server: asyncio.Server, request: bytes) -> bytes:
     port = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
