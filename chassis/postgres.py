@@ -23,6 +23,7 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from chassis import tracing
+from chassis.database_errors import without_rows
 from chassis.database_metrics import PoolMetrics, observe_statement
 from chassis.errors import Fault, FaultKind
 from chassis.statements import Row, Statement, statement
@@ -217,7 +218,9 @@ class Database:
             await self._pool.putconn(connection)
             connection = await self._taken()
         try:
-            yield connection
+            # A constraint may wait for the COMMIT.
+            with without_rows():
+                yield connection
         finally:
             await self._given_back(connection)
 
@@ -267,7 +270,7 @@ async def _fetch(
 ) -> list[Row]:
     started = time.perf_counter()
     try:
-        with tracing.statement(s.name):
+        with tracing.statement(s.name), without_rows():
             cursor = await connection.execute(s.sql, s.bind(params))
             return await cursor.fetchall() if cursor.rownumber is not None else []
     finally:
