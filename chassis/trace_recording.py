@@ -1,7 +1,7 @@
 """Spans by OpenTelemetry, sent to a collector (OTLP over gRPC) by a thread that nobody waits for.
 
-What cannot be sent is lost, within bounds: the queue is BatchSpanProcessor's, and the stop has a time of its
-own. Loaded only where a collector is named.
+What cannot be sent is lost, within bounds, and counted: the queue is BatchSpanProcessor's, and the stop has a
+time of its own. Loaded only where a collector is named.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import grpc
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -42,6 +43,8 @@ from chassis.tracing import ENDPOINT, Attributes, Kind, Span, Trace, Value
 from chassis.version import VERSION
 
 DISABLED: Final = "OTEL_SDK_DISABLED"
+# Spans that wait for the collector, where OTEL_BSP_MAX_QUEUE_SIZE does not say another number.
+MAX_WAITING = 2_048
 # At the stop what is left may be sent for so long; then the exporter is cut off, and has a moment to notice.
 LAST_EXPORT_SECONDS = 2.0
 CUT_OFF_SECONDS = 0.5
@@ -88,9 +91,11 @@ class Recording:
         )
         try:
             exporter = CountingExporter(OTLPSpanExporter(endpoint=endpoint))
+            waiting = int(environment.get(OTEL_BSP_MAX_QUEUE_SIZE) or MAX_WAITING)
+            queue = BatchSpanProcessor(exporter, max_queue_size=waiting)
             # Not at the interpreter's exit, where nothing bounds it: `stop` does it.
             provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-            provider.add_span_processor(BatchSpanProcessor(exporter))
+            provider.add_span_processor(BoundedQueue(queue, exporter, waiting))
         except (ValueError, RuntimeError, OSError) as error:
             raise SettingsError(f"a variable OTEL_... cannot be used: {type(error).__name__}") from None
         # Their lines repeat by the second and quote the collector; ours says once that it is away.
@@ -116,6 +121,7 @@ class Recording:
             # In a thread as well, for closing its channel takes a lock that may be held.
             cut = _in_thread(self._exporter.shutdown)
             await asyncio.wait({ended, cut}, timeout=CUT_OFF_SECONDS)
+        self._exporter.give_up()
 
 
 class CountingExporter(SpanExporter):
@@ -123,23 +129,62 @@ class CountingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._is_losing = False
+        self._had_no_room = False
         self.is_away = False
 
     @override
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        with self._lock:
+            self._waiting -= len(spans)
         try:
             result = self._exporter.export(spans)
         except (grpc.RpcError, ValueError):
             # A call on a channel that was closed at the stop.
             result = SpanExportResult.FAILURE
-        sent = result is SpanExportResult.SUCCESS
-        SPANS.labels("sent" if sent else "lost").inc(len(spans))
-        if sent and self.is_away:
-            log.info("traces_sent_again")
-        elif not sent and not self.is_away:
-            log.warning("traces_lost")
-        self.is_away = not sent
+        self.is_away = result is not SpanExportResult.SUCCESS
+        if self.is_away:
+            self._lost(len(spans))
+        else:
+            self._sent(len(spans))
         return result
+
+    def has_room(self, limit: int) -> bool:
+        """Whether one more span may wait; where it may not, it is lost."""
+        with self._lock:
+            if self._waiting < limit:
+                self._waiting += 1
+                return True
+            self._had_no_room = True
+        self._lost(1)
+        return False
+
+    def give_up(self) -> None:
+        """Counts what waits still as lost."""
+        with self._lock:
+            left, self._waiting = self._waiting, 0
+        if left:
+            self._lost(left)
+
+    def _sent(self, spans: int) -> None:
+        SPANS.labels("sent").inc(spans)
+        with self._lock:
+            # One that is only too slow takes some and loses others: that is one outage, not many.
+            is_over = self._is_losing and not self._had_no_room
+            self._had_no_room = False
+            if is_over:
+                self._is_losing = False
+        if is_over:
+            log.info("traces_sent_again")
+
+    def _lost(self, spans: int) -> None:
+        SPANS.labels("lost").inc(spans)
+        with self._lock:
+            is_first, self._is_losing = not self._is_losing, True
+        if is_first:
+            log.warning("traces_lost")
 
     @override
     def shutdown(self) -> None:
@@ -148,6 +193,33 @@ class CountingExporter(SpanExporter):
     @override
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
+
+
+class BoundedQueue(SpanProcessor):
+    """Takes spans only while there is room, for a full BatchSpanProcessor loses some and tells nobody."""
+
+    def __init__(self, queue: BatchSpanProcessor, exporter: CountingExporter, limit: int) -> None:
+        self._queue = queue
+        self._exporter = exporter
+        self._limit = limit
+
+    @override
+    def on_end(self, span: ReadableSpan) -> None:
+        # Those that are not sampled go nowhere.
+        if (
+            span.context is not None
+            and span.context.trace_flags.sampled
+            and self._exporter.has_room(self._limit)
+        ):
+            self._queue.on_end(span)
+
+    @override
+    def shutdown(self) -> None:
+        self._queue.shutdown()  # type: ignore[no-untyped-call]
+
+    @override
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._queue.force_flush(timeout_millis)
 
 
 class _Recorded(Span):

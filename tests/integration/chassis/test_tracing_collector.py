@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import pytest
-from opentelemetry.sdk.trace import export
+from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
 
 from chassis import tracing
+from chassis.config import SettingsError
 from chassis.trace_metrics import SPANS
-from chassis.trace_recording import CUT_OFF_SECONDS, LAST_EXPORT_SECONDS, Recording
+from chassis.trace_recording import CUT_OFF_SECONDS, LAST_EXPORT_SECONDS, MAX_WAITING, Recording
 from deploy.local.children import free_port
 from tests.integration.chassis.consuming import until
 from tests.trace_collector import TraceCollector, collecting
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 30.0
 # What a stop may take, and a machine that is busy with other work.
 STOP_SECONDS = LAST_EXPORT_SECONDS + CUT_OFF_SECONDS + 5.0
 # Four times what the queue holds.
-MANY = 8_192
+MANY = 4 * MAX_WAITING
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def _off_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tracing.record_with(None)
 
 
-def recording(endpoint: str) -> Recording:
-    started = Recording.start("orders", {tracing.ENDPOINT: endpoint})
+def recording(endpoint: str, **settings: str) -> Recording:
+    started = Recording.start("orders", {tracing.ENDPOINT: endpoint, **settings})
     assert started is not None
     return started
 
@@ -57,6 +57,13 @@ async def until_lost(before: float) -> None:
         return counted("lost") > before
 
     await until(more_were_lost)
+
+
+async def until_counted(outcome: str, expected: float) -> None:
+    async def is_so() -> bool:
+        return counted(outcome) == expected
+
+    await until(is_so)
 
 
 async def test_what_a_process_did_arrives_with_its_name_and_the_last_of_it_at_its_stop() -> None:
@@ -87,27 +94,46 @@ async def test_a_collector_in_trouble_holds_no_stop_up(trouble: str) -> None:
     assert collector.spans == []
 
 
-async def test_work_goes_on_beside_a_silent_collector_and_what_waits_is_bounded(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_what_a_silent_collector_leaves_no_room_for_is_counted_and_told_of_once(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    kept: list[Any] = []
-    made = export.BatchSpanProcessor.__init__
-
-    def remember(self: Any, *args: Any, **options: Any) -> None:
-        made(self, *args, **options)
-        kept.append(self)
-
-    monkeypatch.setattr(export.BatchSpanProcessor, "__init__", remember)
+    lost, sent = counted("lost"), counted("sent")
     async with collecting() as collector:
         collector.hangs = True
         started = recording(collector.endpoint)
         work()
         await until_asked(collector)
         await asyncio.to_thread(work, MANY)
-        (processor,) = kept
-        assert len(processor._batch_processor._queue) <= MANY / 4
+        # The one that is being sent is not known to be lost yet, and as many wait as may.
+        assert counted("lost") == lost + MANY - MAX_WAITING
+        assert capsys.readouterr().out.count("traces_lost") == 1
         async with asyncio.timeout(STOP_SECONDS):
             await started.stop()
+        await until_counted("lost", lost + 1 + MANY)
+    assert counted("sent") == sent
+    assert "traces_" not in capsys.readouterr().out
+
+
+async def test_every_span_is_sent_or_lost_where_the_queue_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, sent = counted("lost"), counted("sent")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+    async with collecting() as collector:
+        collector.hangs = True
+        started = recording(collector.endpoint, **{OTEL_BSP_MAX_QUEUE_SIZE: "16"})
+        work()
+        await until_asked(collector)
+        await asyncio.to_thread(work, 100)
+        assert counted("lost") == lost + 100 - 16
+        async with asyncio.timeout(STOP_SECONDS):
+            await started.stop()
+        await until_counted("lost", lost + 101)
+    assert counted("sent") == sent
+
+
+@pytest.mark.parametrize("size", ["none", "0", "-1"])
+def test_a_queue_that_cannot_be_is_refused(size: str) -> None:
+    with pytest.raises(SettingsError):
+        recording("http://127.0.0.1:1", **{OTEL_BSP_MAX_QUEUE_SIZE: size})
 
 
 async def test_spans_are_sent_again_once_the_collector_is_back(capsys: pytest.CaptureFixture[str]) -> None:
