@@ -57,6 +57,7 @@ async def begin_behind(tx: Transaction, acceptance: Acceptance) -> Accepted:
             "context": acceptance.context,
             "deadline": acceptance.deadline.total_seconds(),
             "traceparent": acceptance.traceparent,
+            "request_id": acceptance.request_id,
         },
     )
     return Accepted(acceptance.saga_id, acceptance.request_hash, None, fresh=True, waiting=waits)

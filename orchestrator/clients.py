@@ -32,7 +32,7 @@ class GrpcParticipants(Participants):
         rpc = self._rpcs.get(action.path)
         if rpc is None:
             rpc = self._rpcs[action.path] = connection.channel.unary_unary(action.path)
-        # That of the client's request, which the saga's task was begun in; none after a takeover.
+        # That of the client's request, which the saga was begun by, whoever drives it.
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         return await connection.call(rpc, request, timeout_seconds=timeout_seconds, request_id=request_id)
 

@@ -64,6 +64,7 @@ class Run:
     progress: Progress | None = None
     order_id: UUID | None = None
     traceparent: str | None = None
+    request_id: str | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -128,6 +129,7 @@ class Executor:
         progress.sequence = len(events)
         run = self._remember(acceptance.saga_id, progress, definition.deadline.total_seconds())
         run.order_id, run.traceparent = acceptance.key, acceptance.traceparent
+        run.request_id = acceptance.request_id
         crash_point("journal.before_accept")
         try:
             accepted = await self._journal.accept(
@@ -274,6 +276,10 @@ class Executor:
             return
         # The task is the saga's own, and so are its context variables.
         structlog.contextvars.bind_contextvars(saga_id=str(run.saga_id), order_id=str(run.order_id))
+        # Not that of whoever woke it, a sweep or an operator: that of the request that began it.
+        structlog.contextvars.unbind_contextvars("request_id")
+        if run.request_id is not None:
+            structlog.contextvars.bind_contextvars(request_id=run.request_id)
         kind = progress.definition.kind
         with tracing.saga(
             kind, saga_id=run.saga_id, order_id=run.order_id, traceparent=run.traceparent
@@ -363,7 +369,7 @@ class Executor:
             return None
         now = asyncio.get_running_loop().time()
         run.progress = progress
-        run.order_id, run.traceparent = row.key, row.traceparent
+        run.order_id, run.traceparent, run.request_id = row.key, row.traceparent, row.request_id
         run.deadline = now + row.deadline_seconds
         run.too_old_at = now + MAX_SAGA_AGE.total_seconds() - row.age_seconds
         if row.deadline_seconds < 0 and not progress.may_still_unwind:

@@ -320,6 +320,7 @@ class Journal(SagaLog):
             "steps": text_array(item.step for item in ordered),
             "pivots": plain_array(item.pivot_intended for item in ordered),
             "traces": text_array(item.traceparent for item in ordered),
+            "request_ids": text_array(item.request_id for item in ordered),
             "lifetime": KEY_LIFETIME.total_seconds(),
         }
         params |= _event_columns([(str(item.saga_id), 0, item.events) for item in ordered])

@@ -34,6 +34,7 @@ class Acceptance:
         pivot_intended: Whether one of them is the pivot.
         owner: The replica that drives it.
         traceparent: The trace of the request that began it, if any.
+        request_id: The id of that request, which ties the logs of all who have a part in it together.
     """
 
     saga_id: UUID
@@ -52,6 +53,7 @@ class Acceptance:
     step: str = ""
     pivot_intended: bool = False
     traceparent: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class SagaRow:
     step: str = ""
     age_seconds: float = 0.0
     traceparent: str | None = None
+    request_id: str | None = None
 
 
 class Written(Enum):

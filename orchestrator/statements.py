@@ -72,9 +72,10 @@ ACCEPT = statement(
                              %(keys)s::uuid[], %(contexts)s::text[], %(deadlines)s::float8[],
                              %(counts)s::int[], %(owners)s::text[], %(callers)s::text[], %(rpcs)s::text[],
                              %(idempotency_keys)s::text[], %(request_hashes)s::bytea[],
-                             %(steps)s::text[], %(pivots)s::boolean[], %(traces)s::text[])
+                             %(steps)s::text[], %(pivots)s::boolean[], %(traces)s::text[],
+                             %(request_ids)s::text[])
           AS a(id, kind, version, definition_hash, key, context, deadline, count, owner, caller, rpc,
-               idempotency_key, request_hash, step, pivot_intended, traceparent)
+               idempotency_key, request_hash, step, pivot_intended, traceparent, request_id)
     ), named AS (
         INSERT INTO idempotency (caller, rpc, key, request_hash, saga_id, expires_at)
         SELECT caller, rpc, idempotency_key, request_hash, id,
@@ -84,9 +85,10 @@ ACCEPT = statement(
         RETURNING saga_id
     ), begun AS (
         INSERT INTO saga (id, kind, version, definition_hash, key, state, seq, epoch, owner, context,
-                          deadline, step, pivot_intended, traceparent)
+                          deadline, step, pivot_intended, traceparent, request_id)
         SELECT id, kind, version, definition_hash, key, 'RUNNING', count, 1, owner, context::jsonb,
-               clock_timestamp() + make_interval(secs => deadline), step, pivot_intended, traceparent
+               clock_timestamp() + make_interval(secs => deadline), step, pivot_intended, traceparent,
+               request_id
           FROM item JOIN named ON named.saga_id = item.id
     ), event AS (
         INSERT INTO saga_event ({_EVENT_COLUMNS})
@@ -138,10 +140,11 @@ BEGIN_BEHIND = statement(
     "begin_behind",
     """
     INSERT INTO saga (id, kind, version, definition_hash, key, state, seq, epoch, owner, context, deadline,
-                      traceparent)
+                      traceparent, request_id)
     VALUES (%(id)s::uuid, %(kind)s::text, %(version)s::int, %(definition_hash)s::text, %(key)s::uuid,
             %(state)s::text, 0, 1, %(owner)s::text, %(context)s::jsonb,
-            clock_timestamp() + make_interval(secs => %(deadline)s::float8), %(traceparent)s::text)
+            clock_timestamp() + make_interval(secs => %(deadline)s::float8), %(traceparent)s::text,
+            %(request_id)s::text)
     """,
 )
 
@@ -224,7 +227,7 @@ WAKE = statement(
 _SAGA = """
     id, kind, version, definition_hash, key, state, seq, epoch, owner, context, attempts, pivot_intended,
     refusal, next_run, deadline, create_time, update_time, step, waiting_for, error_fingerprint, last_error,
-    traceparent,
+    traceparent, request_id,
     extract(epoch FROM deadline - clock_timestamp())::float8 AS deadline_seconds,
     extract(epoch FROM clock_timestamp() - create_time)::float8 AS age_seconds
 """
@@ -321,7 +324,7 @@ PRUNE_KEYS = statement(
 _COLUMNS = """
     id, kind, version, definition_hash, key, state, seq, epoch, owner, context, deadline, next_run, attempts,
     pivot_intended, refusal, create_time, update_time, step, waiting_for, error_fingerprint, last_error,
-    traceparent
+    traceparent, request_id
 """
 _ALL_EVENT_COLUMNS = f"{_EVENT_COLUMNS}, at, actor, reason"
 ARCHIVE = statement(

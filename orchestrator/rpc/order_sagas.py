@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc.aio
+import structlog
 from google.protobuf.duration_pb2 import Duration
 from typing_extensions import override
 
@@ -162,6 +163,7 @@ class OrderSagas(sagas_pb2_grpc.OrderSagasServicer):
             idempotency_key=request.idempotency_key,
             request_hash=requests.request_hash(request),
             traceparent=tracing.current(),
+            request_id=structlog.contextvars.get_contextvars().get("request_id"),
         )
 
     async def _standing(self, accepted: Accepted, acceptance: Acceptance, wait: Duration) -> Standing:

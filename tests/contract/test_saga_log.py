@@ -43,19 +43,22 @@ async def test_what_was_accepted_is_loaded_as_it_was(logs: Logs) -> None:
     assert events == [INTENT]
 
 
-@pytest.mark.parametrize("given", ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", None])
-async def test_a_saga_keeps_the_trace_that_it_began_in_whoever_takes_it_over(
-    logs: Logs, given: str | None
+@pytest.mark.parametrize(
+    ("given", "request_id"),
+    [("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "r-1"), (None, None)],
+)
+async def test_a_saga_keeps_the_trace_and_the_request_that_it_began_in_whoever_takes_it_over(
+    logs: Logs, given: str | None, request_id: str | None
 ) -> None:
     one, two = logs.of("one"), logs.of("two")
-    at_once = acceptance(owner="one", traceparent=given)
-    behind = acceptance(owner="one", traceparent=given, events=(), step="")
+    at_once = acceptance(owner="one", traceparent=given, request_id=request_id)
+    behind = acceptance(owner="one", traceparent=given, request_id=request_id, events=(), step="")
     await one.accept(at_once)
     await one.accept_behind(behind)
     for saga_id in (at_once.saga_id, behind.saga_id):
         assert await two.command(command(saga_id, Verb.RETRY), owner="two") is not None
         row, _ = await two.load(saga_id)
-        assert (row.owner, row.traceparent) == ("two", given)
+        assert (row.owner, row.traceparent, row.request_id) == ("two", given, request_id)
 
 
 async def test_a_saga_that_is_not_there_is_a_key_error(logs: Logs) -> None:

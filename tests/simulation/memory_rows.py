@@ -43,6 +43,7 @@ class Row:
     last_error: str = ""
     waiting_for: str = ""
     traceparent: str | None = None
+    request_id: str | None = None
     events: dict[int, Event] = field(default_factory=dict)
 
 

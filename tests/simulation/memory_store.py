@@ -108,6 +108,7 @@ class MemoryStore:
             update_time=now,
             step=acceptance.step if events else "",
             traceparent=acceptance.traceparent,
+            request_id=acceptance.request_id,
             pivot_intended=bool(events) and acceptance.pivot_intended,
             events=dict(enumerate(events, start=1)),
         )
@@ -252,6 +253,7 @@ class MemoryStore:
             step=row.step,
             age_seconds=now - row.create_time,
             traceparent=row.traceparent,
+            request_id=row.request_id,
         )
 
     def load_events(self, saga_id: UUID) -> list[Event]:
