@@ -5,13 +5,16 @@ Nothing but the standard library: it is imported by a locustfile in whatever env
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 NO_ANSWER = 0
-TOO_BUSY = frozenset({429, 503, 504})
+# 502 is a balancer's, whose gateway went away: the order may have been taken.
+TOO_BUSY = frozenset({429, 502, 503, 504})
+UNAUTHORIZED = 401
 DECLINED_CODES = frozenset({"CARD_DECLINED", "INSUFFICIENT_FUNDS"})
 SOLD_OUT_CODE = "INSUFFICIENT_STOCK"
 ENDS = frozenset({"confirmed", "rejected", "cancelled"})
@@ -72,12 +75,27 @@ def judged_end(order: Mapping[str, Any], expected: Expectation) -> Outcome:
     return Outcome.SOLD_OUT if expected.may_be_sold_out else Outcome.BROKEN
 
 
+class Token:
+    """A customer's access token. It lives for an hour, so it is refused in longer runs."""
+
+    def __init__(self, log_in: Callable[[], str]) -> None:
+        self._log_in = log_in
+        self._one_at_a_time = threading.Lock()
+        self.value = log_in()
+
+    def renew(self, refused: str) -> None:
+        """Log in again, unless that was done since this one was taken; what `log_in` raises goes through."""
+        with self._one_at_a_time:
+            if self.value == refused:
+                self.value = self._log_in()
+
+
 @dataclass
 class Intent:
     """An order that a customer wants, written down before it is sent."""
 
     key: str
-    token: str
+    token: Token
     body: dict[str, Any]
     expected: Expectation
     outcome: Outcome = Outcome.UNKNOWN

@@ -13,11 +13,11 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import requests
 from gevent.pool import Pool
 from locust import FastHttpUser, between, events, task
 from locust.env import Environment
@@ -26,11 +26,34 @@ from locust.runners import MasterRunner
 
 # Locust puts this folder on the path, wherever it is mounted; the type checker knows the whole tree.
 if TYPE_CHECKING:
-    from deploy.load.books import Books, Expectation, Intent, Outcome, judged, judged_end
+    from deploy.load.books import (
+        NO_ANSWER,
+        TOO_BUSY,
+        UNAUTHORIZED,
+        Books,
+        Expectation,
+        Intent,
+        Outcome,
+        Token,
+        judged,
+        judged_end,
+    )
+    from deploy.load.calls import API, REQUEST_SECONDS, Calls, SetUpError, pause
 else:
-    from books import Books, Expectation, Intent, Outcome, judged, judged_end
+    from books import (
+        NO_ANSWER,
+        TOO_BUSY,
+        UNAUTHORIZED,
+        Books,
+        Expectation,
+        Intent,
+        Outcome,
+        Token,
+        judged,
+        judged_end,
+    )
+    from calls import API, REQUEST_SECONDS, Calls, SetUpError, pause
 
-API = "/api/v1"
 PASSWORD = "correct horse battery"  # noqa: S105 - of customers that this run makes
 ADMIN_EMAIL = "SAGACITY_LOAD_ADMIN_EMAIL"
 ADMIN_PASSWORD = "SAGACITY_LOAD_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
@@ -42,14 +65,11 @@ PRODUCTS = 10
 PRODUCT_STOCK = 1_000_000
 LINES_MAX = 3
 CURRENCY = "EUR"
-REQUEST_SECONDS = 45.0
 WAIT_SECONDS = 20
 # Together the bounds of an order: asked for, asked again, looked at, and once more after the end of the run.
 ATTEMPTS_MAX = 5
-RETRY_SECONDS_MAX = 5.0
 LOOKS_MAX = 60
 LOOK_SECONDS = 1.0
-SETUP_ATTEMPTS_MAX = 30
 CLOSING_ROUNDS = 30
 CLOSING_CONCURRENCY = 16
 GOOD_CARD, BAD_CARD = "tok_success", "tok_declined"
@@ -66,10 +86,6 @@ SHOP: dict[str, Any] = {"skus": [], "hot": "", "enough": MAX_NUMBER, "ending": F
 PLACED: Counter[str] = Counter()
 
 
-class SetUpError(Exception):
-    """The run cannot begin; the message says why."""
-
-
 def setting(name: str) -> str:
     """An environment variable, or what the file holds that `<name>_FILE` names."""
     file = os.environ.get(f"{name}_FILE")  # noqa: TID251 - chassis.config is not where locust runs
@@ -79,48 +95,6 @@ def setting(name: str) -> str:
 
 
 # Before and after the run: not counted.
-
-
-class Calls:
-    """A client of the gateway for what is no load."""
-
-    def __init__(self, host: str) -> None:
-        self._url = host.rstrip("/") + API
-        self._session = requests.Session()
-        # No proxy of the environment: nothing is asked but the host that was named.
-        self._session.trust_env = False
-
-    def ask(
-        self, method: str, path: str, *, token: str = "", key: str = "", body: Any = None
-    ) -> requests.Response:
-        """One call, again while the gateway is too busy; SetUpError where it stays so or is not there."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        if key:
-            headers["Idempotency-Key"] = key
-        for _ in range(SETUP_ATTEMPTS_MAX):
-            try:
-                answer = self._session.request(
-                    method, self._url + path, headers=headers, json=body, timeout=REQUEST_SECONDS
-                )
-            except requests.RequestException as error:
-                raise SetUpError(f"{method} {path} got no answer: {error!r}") from None
-            if "Retry-After" not in answer.headers:
-                return answer
-            gevent.sleep(pause(answer.headers["Retry-After"]))
-        raise SetUpError(f"{method} {path} was refused {SETUP_ATTEMPTS_MAX} times: too busy")
-
-    def done(self, method: str, path: str, **more: Any) -> Any:
-        """The body of an answer that is none of refusal; SetUpError otherwise."""
-        answer = self.ask(method, path, **more)
-        if not answer.ok:
-            raise SetUpError(f"{method} {path} was answered with {answer.status_code}: {answer.text[:200]}")
-        return answer.json()
-
-
-def pause(retry_after: str | None) -> float:
-    """How long to wait before asking again, in seconds."""
-    asked_for = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
-    return min(RETRY_SECONDS_MAX, asked_for)
 
 
 def make_shop(calls: Calls) -> None:
@@ -219,11 +193,11 @@ def close_books(calls: Calls) -> None:
 def look_again(calls: Calls, intent: Intent) -> None:
     """One more look at an order, or the same request once more."""
     if intent.order_id:
-        answer = calls.ask("GET", f"/orders/{intent.order_id}", token=intent.token)
+        answer = calls.ask_for(intent.token, "GET", f"/orders/{intent.order_id}")
         if answer.ok:
             intent.outcome = judged_end(answer.json(), intent.expected)
         return
-    answer = calls.ask("POST", "/orders", token=intent.token, key=intent.key, body=intent.body)
+    answer = calls.ask_for(intent.token, "POST", "/orders", key=intent.key, body=intent.body)
     note(intent, answer.status_code, answer.json(), answer.headers.get("Retry-After"))
 
 
@@ -253,7 +227,7 @@ class Customer(FastHttpUser):
     connection_timeout = REQUEST_SECONDS
     card = GOOD_CARD
     wants_the_few = False
-    token = ""
+    token: Token
     address_id = ""
     payment_method_id = ""
 
@@ -268,8 +242,8 @@ class Customer(FastHttpUser):
         login = {"email": email, "password": PASSWORD}
         try:
             calls.done("POST", "/users", key=email, body=registration)
-            self.token = calls.done("POST", "/sessions", body=login)["access_token"]
-            mine = {"token": self.token, "key": email}
+            self.token = Token(lambda: str(calls.done("POST", "/sessions", body=login)["access_token"]))
+            mine = {"token": self.token.value, "key": email}
             self.address_id = calls.done("POST", "/users/me/addresses", body=ADDRESS, **mine)["id"]
             card = {"provider_token": self.card}
             self.payment_method_id = calls.done("POST", "/users/me/payment-methods", body=card, **mine)["id"]
@@ -304,32 +278,58 @@ class Customer(FastHttpUser):
             end_run(self.environment)
 
     def _ask(self, intent: Intent) -> Outcome:
-        headers = self._headers() | {"Idempotency-Key": intent.key, "Prefer": f"wait={WAIT_SECONDS}"}
-        name = f"POST /orders ({type(self).__name__})"
-        path = f"{API}/orders"
-        with self.client.post(
-            path, json=intent.body, headers=headers, name=name, catch_response=True
-        ) as answer:
+        wait = [0.0]
+
+        def judge(answer: Any) -> Outcome:
             retry_after = answer.headers.get("Retry-After") if answer.headers else None
-            outcome = note(intent, answer.status_code, json_of(answer), retry_after)
-            told(answer, outcome)
+            wait[0] = pause(retry_after)
+            return note(intent, answer.status_code, json_of(answer), retry_after)
+
+        headers = {"Idempotency-Key": intent.key, "Prefer": f"wait={WAIT_SECONDS}"}
+        name = f"POST /orders ({type(self).__name__})"
+        outcome = self._asked("POST", "/orders", name, judge, headers=headers, json=intent.body)
         if outcome is Outcome.UNKNOWN:
-            time.sleep(pause(retry_after))
+            time.sleep(wait[0])
         return outcome
 
     def _look(self, intent: Intent) -> None:
-        path, name = f"{API}/orders/{intent.order_id}", "GET /orders/{id}"
-        with self.client.get(path, headers=self._headers(), name=name, catch_response=True) as answer:
+        def judge(answer: Any) -> Outcome:
             # 404: accepted, and not written yet.
             if answer.status_code == 200:
                 intent.outcome = judged_end(json_of(answer), intent.expected)
-                told(answer, intent.outcome)
-            else:
-                passing = answer.status_code in {0, 404, 429, 503, 504}
-                told(answer, Outcome.UNKNOWN if passing else Outcome.BROKEN)
+                return intent.outcome
+            passing = answer.status_code in {NO_ANSWER, 404, *TOO_BUSY}
+            return Outcome.UNKNOWN if passing else Outcome.BROKEN
 
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"}
+        self._asked("GET", f"/orders/{intent.order_id}", "GET /orders/{id}", judge)
+
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        name: str,
+        judge: Callable[[Any], Outcome],
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> Outcome:
+        """Ask and judge; a token that is refused is renewed, once."""
+        for may_log_in in (True, False):
+            used = self.token.value
+            mine = (headers or {}) | {"Authorization": f"Bearer {used}"}
+            with self.client.request(
+                method, API + path, headers=mine, name=name, catch_response=True, **more
+            ) as answer:
+                if answer.status_code != UNAUTHORIZED or not may_log_in:
+                    outcome = judge(answer)
+                    told(answer, outcome)
+                    return outcome
+                answer.success()
+            try:
+                self.token.renew(used)
+            except SetUpError:
+                break
+        # It could not log in now: the order stays open, and is asked for again.
+        return Outcome.UNKNOWN
 
 
 def json_of(answer: Any) -> dict[str, Any]:

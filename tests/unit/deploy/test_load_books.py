@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import compileall
+import itertools
 from pathlib import Path
 
 import pytest
 
-from deploy.load.books import Books, Expectation, Intent, Outcome, judged, judged_end
+from deploy.load.books import Books, Expectation, Intent, Outcome, Token, judged, judged_end
 
 LOAD = Path(__file__).resolve().parents[3] / "deploy" / "load"
 GOOD = Expectation()
@@ -26,6 +27,7 @@ SCARCE = Expectation(may_be_sold_out=True)
         (503, "OVERLOADED", "1", GOOD, Outcome.UNKNOWN),
         (504, "DEADLINE_EXCEEDED", "1", GOOD, Outcome.UNKNOWN),
         (429, "BUSY", "1", GOOD, Outcome.UNKNOWN),
+        (502, "GATEWAY_AWAY", "1", GOOD, Outcome.UNKNOWN),  # the balancer's
         (0, "", None, GOOD, Outcome.UNKNOWN),
     ],
 )
@@ -44,6 +46,7 @@ def test_an_answer_that_the_contract_allows_is_no_failure(
         (409, "ORDER_BUSY", None, SCARCE),
         (503, "OVERLOADED", None, GOOD),  # it must say when to come back
         (500, "INTERNAL", None, GOOD),
+        (502, "", None, GOOD),
         (200, "", None, GOOD),
         (400, "INVALID", None, GOOD),
         (401, "", None, GOOD),
@@ -77,7 +80,7 @@ def written(*outcomes: Outcome, stock: int = 2, nobody_else_buys: bool = True) -
     books = Books(stock={"HOT": stock}, nobody_else_buys=nobody_else_buys)
     for number, outcome in enumerate(outcomes):
         body = {"items": [{"sku": "HOT", "quantity": 1}]}
-        books.write(Intent(f"key-{number}", "token", body, SCARCE, outcome))
+        books.write(Intent(f"key-{number}", Token(lambda: "token"), body, SCARCE, outcome))
     return books
 
 
@@ -121,5 +124,17 @@ def test_a_run_without_orders_proves_nothing_and_says_so() -> None:
     assert "no order" in found
 
 
-def test_the_locustfile_compiles(tmp_path: Path) -> None:
-    assert compileall.compile_file(LOAD / "locustfile.py", quiet=2, force=True)
+def test_many_whose_token_was_refused_log_in_once() -> None:
+    numbers = itertools.count()
+    token = Token(lambda: f"token-{next(numbers)}")
+    refused = token.value
+    for _ in range(3):
+        token.renew(refused)
+    assert token.value == "token-1"
+    token.renew(token.value)
+    assert token.value == "token-2"
+
+
+@pytest.mark.parametrize("name", ["locustfile.py", "calls.py"])
+def test_what_needs_locust_compiles(name: str) -> None:
+    assert compileall.compile_file(LOAD / name, quiet=2, force=True)
