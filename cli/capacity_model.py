@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from cli.capacity_costs import BROKER, DATABASES, PROCESSES, RELAY_EVENTS_PER_SECOND, TOPICS, Costs
+from cli.capacity_costs import BROKER, DATABASES, PROCESSES, TOPICS, Costs
 from cli.capacity_workload import Workload
 
 MIN_REPLICAS: Final = 2
@@ -25,8 +25,9 @@ DATABASE_OF: Final = {
     "orders": "orders",
     "orchestrator": "sagas",
 }
-# Connections that a process opens at most; payments has a second pool, its simulated provider's.
-POOL_MAX: Final = {"users": 8, "inventory": 8, "payments": 16, "orders": 8, "orchestrator": 6}
+# Connections that a process opens at most. Each has one beside its pool that tells whether it is ready, and
+# payments has a second pool, its simulated provider's. A test asks processes that run.
+POOL_MAX: Final = {"users": 9, "inventory": 9, "payments": 17, "orders": 9, "orchestrator": 7}
 # Who has consumer groups on a topic; a gateway reads it too, but all of it and in no group.
 CONSUMERS: Final = {
     "sagacity.orders.v1": ("users", "orders"),
@@ -42,6 +43,8 @@ KAFKA_COPIES: Final = 3
 SURGE_SHARE: Final = 0.25
 # Migrations, backups, monitoring and people.
 RESERVED_CONNECTIONS: Final = 10
+# PostgreSQL's `superuser_reserved_connections`, as it is by default: of `max_connections`, but not for us.
+SUPERUSER_CONNECTIONS: Final = 3
 DEFAULT_MAX_CONNECTIONS: Final = 100
 # A judgement, no measurement: beyond it backends cost more memory than they are worth.
 DIRECT_CONNECTIONS_MAX: Final = 500
@@ -190,7 +193,7 @@ def _database(name: str, replicas: dict[str, int], workload: Workload, costs: Co
         name=name,
         cores=cores,
         connections=connections,
-        max_connections=max(DEFAULT_MAX_CONNECTIONS, _ceil(connections / 50) * 50),
+        max_connections=max(DEFAULT_MAX_CONNECTIONS, _ceil((connections + SUPERUSER_CONNECTIONS) / 50) * 50),
         pgbouncer=through,
         # Twice the cores: the rule of PostgreSQL's wiki, "Number Of Database Connections".
         pgbouncer_pool=max(RESERVED_CONNECTIONS, 2 * cores) if through else 0,
@@ -206,7 +209,7 @@ def _topic(name: str, replicas: dict[str, int], workload: Workload, costs: Costs
     members = max((replicas[process] for process in CONSUMERS[name]), default=1)
     a_day = workload.orders_per_second * SECONDS_A_DAY * KAFKA_COPIES / 2**30
     kept = a_day * workload.per_order(costs.topic_bytes, name, costs)
-    share = events / RELAY_EVENTS_PER_SECOND
+    share = events / costs.relay_events_per_second
     return TopicPlan(
         name=name,
         partitions=partitions_for(needed, members),
@@ -238,7 +241,7 @@ def _walls(workload: Workload, costs: Costs) -> list[Bottleneck]:
         walls.append(Bottleneck(f"database {name}", at, remedy))
     for topic in TOPICS:
         events = workload.per_order(costs.events, topic, costs) * workload.peak_factor
-        at = RELAY_EVENTS_PER_SECOND * workload.utilisation / max(events, _ROUNDING)
+        at = costs.relay_events_per_second * workload.utilisation / max(events, _ROUNDING)
         walls.append(Bottleneck(f"relay of {topic}", at, "publish that outbox with Debezium"))
     return walls
 

@@ -10,11 +10,13 @@ from cli.capacity_costs import Costs
 from cli.capacity_model import Bottleneck, Plan
 from cli.capacity_workload import Workload
 
-_LEFT = frozenset({"process", "database", "topic", "PgBouncer", "relay"})
+# Headings of two lines, and a table of its own for disks: everything fits into a terminal of 80 columns.
+_LEFT = frozenset({"process", "database", "topic", "PgBouncer", "relay", "disk"})
 
 
 def of(workload: Workload, plan: Plan, costs: Costs) -> Group:
     """Everything, for people."""
+    busy = "" if costs.was_free else ", busy with other things"
     may_be_lost = "one replica" if workload.zones == 1 else f"one of {workload.zones} zones"
     return Group(
         f"{workload.orders_per_second:,g} orders/s, {plan.peak_orders_per_second:,g} at the peak; "
@@ -22,15 +24,16 @@ def of(workload: Workload, plan: Plan, costs: Costs) -> Group:
         _processes(plan),
         _databases(plan),
         _topics(plan),
+        _disk(plan),
         f"Kafka: {plan.kafka_cores:.1f} cores for the leaders of all partitions",
         f"fills first: {_said(plan.fills_first)}",
         f"where replicas do not help: {_said(plan.replicas_do_not_help)}",
-        f"costs measured {costs.date} on {costs.machine}; docs/scaling.md has the formulas",
+        f"costs measured {costs.date} on {costs.machine}{busy}; docs/scaling.md has the formulas",
     )
 
 
 def _processes(plan: Plan) -> Table:
-    table = _table("process", "replicas", "needed", "cores at the peak", "CPU request", "memory request")
+    table = _table("process", "replicas", "needed", "cores at\nthe peak", "CPU\nrequest", "memory\nrequest")
     for each in plan.processes:
         table.add_row(
             each.name,
@@ -44,9 +47,7 @@ def _processes(plan: Plan) -> Table:
 
 
 def _databases(plan: Plan) -> Table:
-    table = _table(
-        "database", "cores", "connections", "max_connections", "PgBouncer", "a day", "kept", "WAL a day"
-    )
+    table = _table("database", "cores", "connections", "max_connections", "PgBouncer")
     for each in plan.databases:
         table.add_row(
             each.name,
@@ -54,27 +55,30 @@ def _databases(plan: Plan) -> Table:
             str(each.connections),
             str(each.max_connections),
             f"yes, pool of {each.pgbouncer_pool}" if each.pgbouncer else "no",
-            _size(each.gib_a_day),
-            _size(each.gib_kept),
-            _size(each.wal_gib_a_day),
         )
     return table
 
 
 def _topics(plan: Plan) -> Table:
-    table = _table(
-        "topic", "partitions", "events/s at the peak", "consumers needed", "relay", "a day", "kept"
-    )
+    table = _table("topic", "partitions", "events/s at\nthe peak", "consumers\nneeded", "relay")
     for each in plan.topics:
         table.add_row(
             each.name,
             str(each.partitions),
             f"{each.events_per_second:,.0f}",
             str(each.consumers_needed or ""),
-            f"{each.relay_share:.1%} busy" if not each.debezium else "too small: Debezium",
-            _size(each.gib_a_day),
-            _size(each.gib_kept),
+            f"{each.relay_share:.1%} busy" if not each.debezium else "Debezium",
         )
+    return table
+
+
+def _disk(plan: Plan) -> Table:
+    table = _table("disk", "a day", "kept", "WAL a day")
+    for database in plan.databases:
+        sizes = (database.gib_a_day, database.gib_kept, database.wal_gib_a_day)
+        table.add_row(f"database {database.name}", *map(_size, sizes))
+    for topic in plan.topics:
+        table.add_row(topic.name, _size(topic.gib_a_day), _size(topic.gib_kept), "")
     return table
 
 
@@ -83,6 +87,8 @@ def _said(bottleneck: Bottleneck) -> str:
 
 
 def _size(gib: float) -> str:
+    if gib >= 10_000:
+        return f"{gib / 1024:,.0f} TiB"
     return f"{gib:,.0f} GiB" if gib >= 10 else f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib * 1024:.0f} MiB"
 
 

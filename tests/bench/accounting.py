@@ -12,6 +12,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -26,6 +27,7 @@ PUBLISHERS = ("users", "inventory", "payments", "orders")
 TOPICS = tuple(f"sagacity.{context}.v1" for context in PUBLISHERS)
 BACKGROUND = "postgres background"
 CLIENT = "bench client"
+METER = "bench meter"
 SETTLE_SECONDS = 120.0
 # Looking costs those who are looked at, too.
 LOOK_SECONDS = 0.5
@@ -49,6 +51,13 @@ class Meter:
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
+        self._connections: dict[str, psycopg.Connection[Any]] = {}
+
+    def close(self) -> None:
+        """Close the connections by which it looks."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
 
     async def snapshot(self) -> Snapshot:
         """What was used until now."""
@@ -58,22 +67,23 @@ class Meter:
         taken.cpu_seconds = {name: _tree_seconds(pid) for name, pid in pids.items()}
         taken.wal_bytes = dict.fromkeys(DATABASES, 0)
         of_databases = dict.fromkeys(DATABASES, 0.0)
+        looking = sum(_own_seconds(connection.info.backend_pid) for connection in self._connections.values())
         for pid, database, wal_bytes in backends:
             of_databases[database] += _own_seconds(pid)
             taken.wal_bytes[database] += wal_bytes
         postgres = self._suite.pids["postgres"]
-        rest = _tree_seconds(postgres) - sum(of_databases.values())
+        rest = _tree_seconds(postgres) - sum(of_databases.values()) - looking
         taken.cpu_seconds |= {f"postgres {name}": spent for name, spent in of_databases.items()}
         own = psutil.Process().cpu_times()
         taken.cpu_seconds |= {BACKGROUND: rest, CLIENT: own.user + own.system}
         taken.events = await self._ends()
         return taken
 
-    async def settle(self) -> None:
+    async def settle(self, calm_looks: int = CALM_LOOKS) -> None:
         """Wait until all that was published is applied; TimeoutError after `SETTLE_SECONDS`."""
         async with asyncio.timeout(SETTLE_SECONDS):
             calm = 0
-            while calm < CALM_LOOKS:
+            while calm < calm_looks:
                 calm = calm + 1 if await asyncio.to_thread(self._is_calm) else 0
                 await asyncio.sleep(LOOK_SECONDS)
 
@@ -119,33 +129,41 @@ class Meter:
         return {name: _peak_mib(pid) for name, pid in self._suite.pids.items()}
 
     def _backends(self) -> list[tuple[int, str, int]]:
-        with psycopg.connect(self._suite.postgres.admin_dsn, autocommit=True) as admin:
-            rows = admin.execute(
-                "SELECT pid, datname, coalesce((pg_stat_get_backend_wal(pid)).wal_bytes, 0)::bigint"
-                " FROM pg_stat_activity WHERE datname = ANY(%s) AND backend_type = 'client backend'",
-                [list(DATABASES)],
-            )
-            return [(pid, database, wal_bytes) for pid, database, wal_bytes in rows.fetchall()]
+        rows = self._connection("postgres").execute(
+            "SELECT pid, datname, coalesce((pg_stat_get_backend_wal(pid)).wal_bytes, 0)::bigint"
+            " FROM pg_stat_activity WHERE datname = ANY(%s) AND backend_type = 'client backend'"
+            " AND application_name <> %s",
+            [list(DATABASES), METER],
+        )
+        return [(pid, database, wal_bytes) for pid, database, wal_bytes in rows.fetchall()]
 
     def _is_calm(self) -> bool:
         for context in PUBLISHERS:
-            with psycopg.connect(self._suite.dsn(context), autocommit=True) as connection:
-                row = connection.execute("SELECT count(*) FROM outbox").fetchone()
-                if row is None or row[0]:
-                    return False
+            row = self._connection(context).execute("SELECT count(*) FROM outbox").fetchone()
+            if row is None or row[0]:
+                return False
         return not any(self.metric(name, "sagacity_consumer_lag") for name in ("users", "orders"))
 
     def _table_bytes(self, database: str) -> int:
-        dsn = make_conninfo(self._suite.postgres.admin_dsn, dbname=database)
-        with psycopg.connect(dsn, autocommit=True) as admin:
-            admin.execute("VACUUM")
-            row = admin.execute(
+        self._connection(database).execute("VACUUM")
+        row = (
+            self._connection(database)
+            .execute(
                 "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c"
                 " JOIN pg_namespace n ON n.oid = c.relnamespace"
                 " WHERE c.relkind = 'r' AND n.nspname = 'public' AND c.relname <> 'outbox'"
-            ).fetchone()
+            )
+            .fetchone()
+        )
         assert row is not None
         return int(row[0])
+
+    def _connection(self, database: str) -> psycopg.Connection[Any]:
+        # Kept: what a connection costs to make would be seen as background work of the server.
+        if database not in self._connections:
+            dsn = make_conninfo(self._suite.postgres.admin_dsn, dbname=database, application_name=METER)
+            self._connections[database] = psycopg.connect(dsn, autocommit=True)
+        return self._connections[database]
 
     async def _ends(self) -> dict[str, int]:
         # Of no group: it has every partition as soon as it has started.

@@ -158,6 +158,7 @@ async def measure(clients: int, seconds: float, console: Console) -> dict[str, A
             steady = await bench.open_loop(STEADY_RATE, seconds)
             peak = bench.meter.peak_rss_mib()
             connections = bench.meter.connections()
+            bench.meter.close()
             progress.update(bar, advance=1, description="done")
         finally:
             await suite.stop()
@@ -225,6 +226,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
 
 
 def main(
+    *,
     clients: Annotated[int, typer.Option(min=1, max=500, help="Concurrent clients of the first phase.")] = 32,
     seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each phase.")] = 20.0,
     json_to: Annotated[Path | None, typer.Option(help="Also write the figures there, as JSON.")] = None,
@@ -232,14 +234,21 @@ def main(
         bool, typer.Option("--costs", help="Measure instead what `sagacity capacity` counts with.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="With --costs: whether it works.")] = False,
+    even_if_busy: Annotated[
+        bool, typer.Option("--even-if-busy", help="With --costs: on a machine that does something else.")
+    ] = False,
 ) -> None:
     """Measure confirmed orders per second, latencies and memory of the whole suite on this machine."""
     console = Console()
+    if quick and json_to is not None and scaling_page.is_committed_file(json_to):
+        raise typer.BadParameter("--quick measures nothing that is worth to be committed")
     if costs:
         sizes = costs_of_operations.QUICK if quick else costs_of_operations.Sizes()
         try:
+            if not (quick or even_if_busy):
+                costs_of_operations.check_that_the_machine_is_free(os.getloadavg()[0], os.cpu_count() or 1)
             figures = asyncio.run(costs_of_operations.measure(sizes, console))
-        except LocalDeployError as error:
+        except (LocalDeployError, costs_of_operations.BusyMachineError) as error:
             console.print(str(error), style="red", highlight=False)
             raise typer.Exit(1) from None
         costs_of_operations.show(figures, console)

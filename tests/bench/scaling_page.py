@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from cli.capacity_costs import (
     DATABASES,
     FILE,
     PROCESSES,
-    RELAY_EVENTS_PER_SECOND,
     TOPICS,
     Costs,
     measured,
@@ -28,7 +28,8 @@ from cli.capacity_workload import Workload
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 EXAMPLE_RATE = 100.0
-EXAMPLE_WIDTH = 120
+EXAMPLE_WIDTH = 100
+PROSE_WIDTH = 120
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 
@@ -39,17 +40,49 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def measured_how(costs: Costs) -> str:
+    """When and on what, and how far to trust it."""
+    said = (
+        f"Measured {costs.date} on {costs.machine}, at {costs.orders_per_second:g} confirmed orders a second;"
+        f" the machine's load was {costs.load:g} before."
+    )
+    if not costs.was_free:
+        said += (
+            " **That machine was busy with other things, and the figures are too high** for one that is free:"
+            " relay, consumers and journal work in batches, which were small."
+        )
+    return "\n".join(textwrap.wrap(said, PROSE_WIDTH)) + "\n"
+
+
+def postgresql(costs: Costs) -> str:
+    """What the figures of the databases have in them."""
+    said = (
+        "PostgreSQL by database, from the times of its backends. Its background work (checkpoints, vacuum,"
+        f" the log's writer) is {costs.background_share['confirmed']:.0%} of what it does for an order;"
+        " each database has its share of that, by the times of the backends. A read costs the orders database"
+        f" {_ms(costs.database_seconds['order_read']['orders'] * 1000) or 'less than 0.05 ms'}, a page of"
+        " products the inventory database"
+        f" {_ms(costs.database_seconds['products_read']['inventory'] * 1000) or 'less than 0.05 ms'}."
+    )
+    return "\n".join(textwrap.wrap(said, PROSE_WIDTH)) + "\n"
+
+
 def processes(costs: Costs) -> str:
     """What each operation costs each process, and what a core gives."""
     kinds = ("confirmed", "declined", "order_read", "products_read", "login")
     rows = []
     for name in (*PROCESSES, BROKER):
         cost = [costs.process_seconds[kind][name] * 1000 for kind in kinds]
+        more = costs.process_seconds["confirmed_many"][name] * 1000 - cost[0]
+        line = _ms(more / (costs.lines_of_many - 1))
         gives = f"{1000 / cost[0]:,.0f}" if name in PROCESSES else ""
-        rows.append([name if name != BROKER else "Kafka's broker", *map(_ms, cost), gives])
+        rows.append(
+            [name if name != BROKER else "Kafka's broker", _ms(cost[0]), line, *map(_ms, cost[1:]), gives]
+        )
     headings = [
         "process",
         "confirmed",
+        "a line more",
         "declined",
         "order read",
         "page of products",
@@ -100,7 +133,10 @@ def others(costs: Costs) -> str:
     """What is no cost of an order."""
     peak = max(costs.memory_mib.values())
     rows = [
-        ["one relay", f"{RELAY_EVENTS_PER_SECOND:,} events/s (`make bench-events`)"],
+        [
+            "one relay; not measured with the others",
+            f"{costs.relay_events_per_second:,.0f} events/s ({costs.relay_source})",
+        ],
         ["one consumer that is behind", f"{costs.consumer_events_per_second:,.0f} events/s"],
         ["orders of one SKU, beside orders of many", f"{costs.hot_sku_share:g} of the rate"],
         ["memory of a process, the most", f"{peak:.0f} MiB"],
@@ -121,10 +157,14 @@ def example(costs: Costs) -> str:
     return "```text\n" + "\n".join(line for line in lines if line) + "\n```\n"
 
 
+BLOCKS = {
+    each.__name__: each for each in (measured_how, processes, postgresql, databases, topics, others, example)
+}
+
+
 def rendered(page: str, costs: Costs) -> str:
     """The page with its figures as they are in `costs`."""
-    blocks = {each.__name__: each for each in (processes, databases, topics, others, example)}
-    return _BLOCK.sub(lambda match: match[1] + blocks[match[2]](costs) + match[3], page)
+    return _BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]](costs) + match[3], page)
 
 
 def write() -> None:

@@ -24,7 +24,7 @@ class Shopper:
     declined_method_id: str
 
 
-async def prepare(suite: Suite) -> list[Shopper]:
+async def prepare(suite: Suite, shoppers: int = SHOPPERS) -> list[Shopper]:
     """Make products that do not run out and customers who buy them."""
     async with Rest(suite.gateway_url) as admin:
         await admin.log_in(ADMIN_EMAIL, suite.password("admin"))
@@ -36,7 +36,7 @@ async def prepare(suite: Suite) -> list[Shopper]:
             stock = {"delta": STOCK, "reason": "bench"}
             await admin.post(f"/products/{sku}/stock-adjustments", stock, key=f"stock-{number}")
     # One after the other: passwords are hashed one at a time, and a busy machine is slow at it.
-    return [await _shopper(suite.gateway_url, number) for number in range(SHOPPERS)]
+    return [await _shopper(suite.gateway_url, number) for number in range(shoppers)]
 
 
 async def _shopper(url: str, number: int) -> Shopper:

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
+from cli.capacity_model import POOL_MAX
 from deploy.local.sample_data import ADDRESS
 from deploy.local.suite import EMBEDDED, MAVEN, Suite
 from deploy.prometheus.catalogue import load
@@ -177,6 +178,14 @@ def expected_calls() -> Counter[str]:
         assert undo is not None
         add(undo.path)
     return calls
+
+
+async def test_a_process_may_open_as_many_connections_as_the_capacity_calculator_counts(told: Told) -> None:
+    may_open: Counter[str] = Counter()
+    for (process, name, _), value in told.after.samples.items():
+        if name == "sagacity_pool_connections_max":
+            may_open[process] += int(value)
+    assert dict(may_open) == POOL_MAX
 
 
 async def test_the_requests_are_counted_by_route_and_status(told: Told) -> None:

@@ -5,12 +5,17 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from cli.capacity_costs import DATABASES, measured, parsed
+from cli.capacity_costs import DATABASES, FILE, measured, parsed
 from cli.capacity_model import plan
 from cli.capacity_workload import Workload
+from deploy.local.errors import LocalDeployError
+from tests.bench import orders
+from tests.bench.costs import BusyMachineError, check_that_the_machine_is_free
 
 # The benchmark of costs starts Apache Kafka, and waits until everything is applied.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -56,3 +61,40 @@ async def test_the_costs_of_operations_are_whole_for_the_calculator(tmp_path: Pa
     assert sum(costs.process_seconds["confirmed"].values()) > 0
     assert costs.consumer_events_per_second > 0
     assert plan(Workload(100), costs).processes
+
+
+def test_a_machine_that_does_something_else_is_refused_with_its_load() -> None:
+    check_that_the_machine_is_free(load=1.0, cores=2)
+    with pytest.raises(
+        BusyMachineError, match=r"load of this machine is 1\.01, above 0\.5 for each of its 2"
+    ):
+        check_that_the_machine_is_free(load=1.01, cores=2)
+
+
+@pytest.mark.parametrize("load", [0.0, 50.0])
+def test_costs_are_measured_on_a_free_machine_only_unless_told_otherwise(
+    load: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measurements = []
+
+    async def measure(*_: object) -> dict[str, Any]:
+        measurements.append(load)
+        raise LocalDeployError("far enough")
+
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(orders.costs_of_operations, "measure", measure)
+    with pytest.raises(typer.Exit):
+        orders.main(costs=True)
+    assert ("--even-if-busy" in capsys.readouterr().out) is (load > 1)
+    assert len(measurements) == (0 if load > 1 else 1)
+    with pytest.raises(typer.Exit):
+        orders.main(costs=True, even_if_busy=True)
+    assert "far enough" in capsys.readouterr().out
+
+
+def test_a_quick_run_does_not_become_the_committed_costs() -> None:
+    before = FILE.read_bytes()
+    with pytest.raises(typer.BadParameter):
+        orders.main(costs=True, quick=True, json_to=FILE)
+    assert FILE.read_bytes() == before

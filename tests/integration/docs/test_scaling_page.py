@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -11,7 +12,8 @@ from psycopg import sql
 
 from chassis.postgres import _connection_settings
 from cli.__main__ import run
-from cli.capacity_costs import measured
+from cli.capacity_costs import LOAD_OF_A_CORE_MAX, measured
+from cli.capacity_model import POOL_MAX
 from cli.capacity_workload import BOUNDS, Workload
 from orchestrator.__main__ import PATIENCE_SHARE
 from orchestrator.config import OrchestratorSettings
@@ -33,8 +35,38 @@ def wanted_settings(patience_seconds: float | None = None) -> dict[str, str]:
 
 def test_the_page_has_the_figures_of_the_committed_costs() -> None:
     assert scaling_page.rendered(PAGE, measured()) == PAGE, "python -m tests.bench.scaling_page"
-    assert len(re.findall(r"<!-- figures: \w+ -->", PAGE)) == 5
+    assert len(re.findall(r"<!-- figures: \w+ -->", PAGE)) == len(scaling_page.BLOCKS)
     assert measured().date in PAGE
+
+
+def test_no_sentence_beside_the_figures_quotes_one() -> None:
+    by_hand = re.sub(r"<!-- figures: \w+ -->.*?<!-- /figures -->", "", PAGE, flags=re.DOTALL)
+    assert re.findall(r"[\d.,]+ (?:ms|milliseconds|B|MiB|events/s|of the rate|% of)\b", by_hand) == []
+
+
+def test_the_page_says_so_where_the_machine_was_busy() -> None:
+    costs = replace(measured(), was_free=False, load=9.5)
+    assert "busy with other things" in scaling_page.rendered(PAGE, costs)
+    assert "load was 9.5" in scaling_page.rendered(PAGE, costs)
+    free = replace(costs, was_free=True, load=0.25)
+    assert "busy with other things" not in scaling_page.rendered(PAGE, free)
+
+
+def test_the_bound_of_the_load_is_that_of_the_command() -> None:
+    assert f"load is above {LOAD_OF_A_CORE_MAX:g} for each" in " ".join(PAGE.split())
+
+
+def test_the_relays_figure_is_that_of_the_readme() -> None:
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    assert f"| events, one relay | {measured().relay_events_per_second:,.0f} a second |" in readme
+
+
+def test_the_connections_of_the_page_are_those_of_the_calculator() -> None:
+    of_one = {name: POOL_MAX[name] for name in ("users", "inventory", "orders")}
+    told = re.search(r"A process has (\d+): .* payments (\d+), .* the orchestrator (\d+)\.", PAGE)
+    assert told
+    assert {int(told[1])} == set(of_one.values())
+    assert (int(told[2]), int(told[3])) == (POOL_MAX["payments"], POOL_MAX["orchestrator"])
 
 
 def test_the_example_of_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections import Counter
 
 import pytest
+from rich.console import Console
 
+from cli import capacity_tables
 from cli.__main__ import run
 from cli.capacity_costs import DATABASES, PROCESSES, TOPICS, measured
-from cli.capacity_workload import BOUNDS
+from cli.capacity_model import plan
+from cli.capacity_workload import BOUNDS, Workload
 from cli.failures import ExitCode
 
 RATE = "--orders-per-second"
@@ -87,6 +92,39 @@ def test_the_table_says_what_the_json_says(capsys: pytest.CaptureFixture[str]) -
         assert [each["name"], str(each["partitions"])] in [row[:2] for row in shown]
 
 
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload(0.001),
+        Workload(100),
+        Workload(33_333, zones=3, utilisation=0.3, order_seconds=30, retention_days=3_650),
+        Workload(
+            50_000,
+            peak_factor=2,
+            items_per_order=100,
+            reads_per_order=10_000,
+            logins_per_order=100,
+            order_seconds=300,
+            utilisation=0.1,
+            zones=2,
+            retention_days=3_650,
+        ),
+    ],
+    ids=["least", "usual", "large", "most"],
+)
+def test_a_terminal_of_80_columns_shows_every_number_whole(workload: Workload) -> None:
+    costs = measured()
+    tables = capacity_tables.of(workload, plan(workload, costs), costs)
+
+    def words(width: int) -> Counter[str]:
+        said = io.StringIO()
+        Console(file=said, width=width, color_system=None).print(tables)
+        assert all(len(line) <= width for line in said.getvalue().splitlines())
+        return Counter(word for word in said.getvalue().split() if word.strip("─"))
+
+    assert words(80) == words(500)
+
+
 def test_the_costs_are_whole_and_none_is_absurd() -> None:
     costs = measured()
     for process in PROCESSES:
@@ -101,3 +139,7 @@ def test_the_costs_are_whole_and_none_is_absurd() -> None:
     assert costs.lines_of_many > 1
     assert costs.backend_mib > 0
     assert costs.consumer_events_per_second > 0
+    assert costs.orders_per_second > 0
+    assert 0 <= costs.background_share["confirmed"] < 1
+    assert costs.relay_events_per_second > 0
+    assert "make bench-events" in costs.relay_source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import json
 import math
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli import capacity_model
-from cli.capacity_costs import RELAY_EVENTS_PER_SECOND, measured
+from cli.capacity_costs import BACKGROUND, DATABASES, FILE, KINDS, measured, parsed
 from cli.capacity_model import CONSUMERS, Plan, lost_of, partitions_for, plan, replicas_for
 from cli.capacity_workload import BOUNDS, Workload
 
@@ -133,7 +133,7 @@ def test_a_relay_that_is_too_busy_is_debezium() -> None:
     slow, fast = (plan(Workload(rate, peak_factor=1), COSTS) for rate in (10, 90_000))
     assert not any(each.debezium for each in slow.topics)
     busiest = max(fast.topics, key=lambda each: each.events_per_second)
-    assert busiest.events_per_second > RELAY_EVENTS_PER_SECOND
+    assert busiest.events_per_second > COSTS.relay_events_per_second
     assert busiest.debezium
 
 
@@ -143,15 +143,38 @@ def test_a_slow_payment_provider_needs_more_orchestrators_by_littles_law() -> No
     assert needed["orchestrator"] == 1_000 * 30 / (1_000 * 0.6)
 
 
-def test_the_pools_and_bounds_are_those_of_the_code() -> None:
-    from chassis.postgres import Database
+def test_the_bounds_are_those_of_the_code() -> None:
     from gateway.edge import MAX_REQUESTS_IN_FLIGHT
-    from orchestrator.__main__ import MAX_CONNECTIONS
     from orchestrator.executor import MAX_IN_FLIGHT
 
-    default = inspect.signature(Database.open).parameters["max_size"].default
-    pools = capacity_model.POOL_MAX
-    assert {pools["users"], pools["inventory"], pools["orders"]} == {default}
-    assert pools["payments"] == 2 * default
-    assert pools["orchestrator"] == MAX_CONNECTIONS
     assert capacity_model.IN_FLIGHT_MAX == {"gateway": MAX_REQUESTS_IN_FLIGHT, "orchestrator": MAX_IN_FLIGHT}
+
+
+@FEW
+@given(workloads)
+def test_superusers_have_their_connections_beside_ours(workload: Workload) -> None:
+    for each in plan(workload, COSTS).databases:
+        assert each.max_connections - each.connections >= capacity_model.SUPERUSER_CONNECTIONS
+
+
+def test_the_background_work_of_postgresql_is_borne_by_its_databases() -> None:
+    figures = json.loads(FILE.read_text("utf-8"))
+    for kind in KINDS:
+        spent = figures["cpu_ms"][kind]
+        whole = sum(spent[name] for name in (BACKGROUND, *(f"postgres {each}" for each in DATABASES)))
+        assert math.isclose(sum(COSTS.database_seconds[kind].values()), whole / 1000, abs_tol=1e-9)
+        assert math.isclose(COSTS.background_share[kind] * whole, spent[BACKGROUND], abs_tol=1e-9)
+
+
+def test_background_work_without_that_of_any_backend_is_shared_evenly() -> None:
+    figures = json.loads(FILE.read_text("utf-8"))
+    figures["cpu_ms"]["login"] |= {f"postgres {name}": 0.0 for name in DATABASES} | {BACKGROUND: 5.0}
+    assert parsed(figures).database_seconds["login"] == dict.fromkeys(DATABASES, 0.001)
+
+
+def test_costs_of_a_busy_machine_are_known_as_such() -> None:
+    figures = json.loads(FILE.read_text("utf-8"))
+    cores = figures["machine"]["cores"]
+    for load, free in ((0.0, True), (0.5 * cores, True), (0.5 * cores + 0.01, False)):
+        figures["machine"]["load_at_the_start"] = load
+        assert parsed(figures).was_free is free
