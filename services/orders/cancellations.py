@@ -43,12 +43,14 @@ class CancellationRequest:
     Attributes:
         attempts: how often it was taken in hand, this time counted.
         round: counts from 1; the next one begins when an answer came that the order did not follow.
+        traceparent: the trace of the fact that it follows from, if any.
     """
 
     order_id: UUID
     cause: CancellationCause
     attempts: int
     round: int
+    traceparent: str | None = None
 
     @property
     def idempotency_key(self) -> str:

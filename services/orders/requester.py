@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import structlog
 
+from chassis import tracing
 from chassis.cloud_events import full_jitter
 from chassis.errors import REFUSALS, Fault
 from chassis.grpc_client import Connection
@@ -19,7 +20,7 @@ from chassis.telemetry import counter, gauge
 from sagacity.sagas.v1 import sagas_pb2, sagas_pb2_grpc
 from services.orders.app import Orders
 from services.orders.cancellations import REASONS, CancellationRequest
-from services.orders.provider_refunds import ProviderRefundState
+from services.orders.provider_refunds import ProviderRefund, ProviderRefundState
 from services.orders.store import cancellations, provider_refunds
 
 BATCH = 16
@@ -100,7 +101,7 @@ class CancellationRequester:
         for order_id, state in closed.items():
             FINISHED.labels(state).inc()
             _log.info("cancellation_request_done", order_id=str(order_id), outcome=state)
-        asks = [self._ask(request) for request in requests if request.order_id not in closed]
+        asks = [self._ask_traced(request) for request in requests if request.order_id not in closed]
         # All of them come to their end before one that failed is told of.
         failures = await asyncio.gather(*asks, return_exceptions=True)
         waiting, oldest_seconds = await cancellations.census(self._database)
@@ -109,6 +110,10 @@ class CancellationRequester:
         for failure in filter(None, failures):
             raise failure
         return len(requests) == BATCH
+
+    async def _ask_traced(self, request: CancellationRequest) -> None:
+        with tracing.handed_on(request.traceparent):
+            await self._ask(request)
 
     async def _ask(self, request: CancellationRequest) -> None:
         answer, refused = await self._answer(request)
@@ -167,14 +172,18 @@ class ProviderRefundSettling:
             Fault: UNAVAILABLE, of the database.
         """
         refunds = await provider_refunds.ready(self._app.database, limit=BATCH)
-        for refund in refunds:
-            state = await self._app.settle_provider_refund(refund)
-            if state is ProviderRefundState.REFUSED:
-                _log.error("provider_refund_refused", order_id=str(refund.order_id), refund_id=str(refund.id))
+        for refund, traceparent in refunds:
+            with tracing.handed_on(traceparent):
+                await self._settle(refund)
         counts = await provider_refunds.census(self._app.database)
         REFUNDS_WAITING.set(counts[ProviderRefundState.WAITING])
         REFUNDS_REFUSED.set(counts[ProviderRefundState.REFUSED])
         return len(refunds) == BATCH
+
+    async def _settle(self, refund: ProviderRefund) -> None:
+        state = await self._app.settle_provider_refund(refund)
+        if state is ProviderRefundState.REFUSED:
+            _log.error("provider_refund_refused", order_id=str(refund.order_id), refund_id=str(refund.id))
 
 
 async def _for_ever(work: Callable[[], Awaitable[bool]], *, name: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from chassis.postgres import Database, Statement, Transaction, statement
+from chassis import tracing
+from chassis.postgres import Database, Row, Statement, Transaction, statement
 from services.orders.cancellations import OPEN_STATES, CancellationCause, CancellationRequest
 from services.orders.domain import OrderState
 
@@ -18,8 +19,8 @@ def _request(name: str, condition: str) -> Statement:
     return statement(
         name,
         f"""
-        INSERT INTO cancellation_request (order_id, cause)
-        SELECT id, %(cause)s::text FROM orders
+        INSERT INTO cancellation_request (order_id, cause, traceparent)
+        SELECT id, %(cause)s::text, %(traceparent)s::text FROM orders
         WHERE {condition} AND state = ANY(%(open)s::text[]) ORDER BY id
         ON CONFLICT (order_id) DO NOTHING
         """,  # noqa: S608 - constants of this module
@@ -42,7 +43,7 @@ _CLAIM = statement(
         attempts = r.attempts + 1,
         next_try = now() + make_interval(secs => %(lease_seconds)s::float8)
     FROM due WHERE r.order_id = due.order_id
-    RETURNING r.order_id, r.cause, r.attempts, r.round
+    RETURNING r.order_id, r.cause, r.attempts, r.round, r.traceparent
     """,
 )
 # What is open no more never is again, so the order need not be locked.
@@ -86,12 +87,12 @@ class Census(NamedTuple):
 
 async def request_of_user(tx: Transaction, user_id: UUID, cause: CancellationCause) -> None:
     """Asks for the cancellation of all open orders of a user that are committed now."""
-    await tx.fetch(_REQUEST_OF_USER, {"user_id": user_id, "cause": cause, "open": _OPEN})
+    await tx.fetch(_REQUEST_OF_USER, {"user_id": user_id} | _asked(cause))
 
 
 async def request_of_order(tx: Transaction, order_id: UUID, cause: CancellationCause) -> None:
     """Asks for the cancellation of an order where it is open."""
-    await tx.fetch(_REQUEST_OF_ORDER, {"order_id": order_id, "cause": cause, "open": _OPEN})
+    await tx.fetch(_REQUEST_OF_ORDER, {"order_id": order_id} | _asked(cause))
 
 
 async def claim(database: Database, *, limit: int, lease_seconds: float) -> list[CancellationRequest]:
@@ -99,7 +100,13 @@ async def claim(database: Database, *, limit: int, lease_seconds: float) -> list
     known = {"causes": list(CancellationCause)}
     rows = await database.fetch(_CLAIM, {"limit": limit, "lease_seconds": lease_seconds} | known)
     return [
-        CancellationRequest(row["order_id"], CancellationCause(row["cause"]), row["attempts"], row["round"])
+        CancellationRequest(
+            row["order_id"],
+            CancellationCause(row["cause"]),
+            row["attempts"],
+            row["round"],
+            row["traceparent"],
+        )
         for row in rows
     ]
 
@@ -139,3 +146,7 @@ async def census(database: Database) -> Census:
     """Counts what waits."""
     row = (await database.fetch(_CENSUS, {}))[0]
     return Census(row["waiting"], row["oldest_seconds"])
+
+
+def _asked(cause: CancellationCause) -> Row:
+    return {"cause": cause, "open": _OPEN, "traceparent": tracing.current()}

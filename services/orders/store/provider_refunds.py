@@ -4,8 +4,10 @@ Whoever writes a row here holds the lock of its order.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
+from chassis import tracing
 from chassis.postgres import Database, Row, Transaction, statement
 from services.orders.domain import Money, OrderState
 from services.orders.provider_refunds import ProviderRefund, ProviderRefundState
@@ -13,9 +15,11 @@ from services.orders.provider_refunds import ProviderRefund, ProviderRefundState
 _INSERT = statement(
     "insert_provider_refund",
     """
-    INSERT INTO provider_refund (refund_id, order_id, payment_id, amount_minor, currency_code, reason, state)
+    INSERT INTO provider_refund (refund_id, order_id, payment_id, amount_minor, currency_code, reason, state,
+        traceparent)
     VALUES (%(refund_id)s::uuid, %(order_id)s::uuid, %(payment_id)s::uuid, %(amount_minor)s::bigint,
-        %(currency_code)s::char(3), %(reason)s::text, %(state)s::text)
+        %(currency_code)s::char(3), %(reason)s::text, %(state)s::text,
+        %(traceparent)s::text)
     ON CONFLICT (refund_id) DO NOTHING
     RETURNING refund_id
     """,
@@ -54,6 +58,13 @@ _CENSUS = statement(
 )
 
 
+class ReadyRefund(NamedTuple):
+    """A refund that can be settled, and the trace of the fact that told of it, if any."""
+
+    refund: ProviderRefund
+    traceparent: str | None
+
+
 async def insert(tx: Transaction, refund: ProviderRefund, state: ProviderRefundState) -> bool:
     """Writes a refund down; False where there is one of this id."""
     params: Row = {
@@ -64,6 +75,7 @@ async def insert(tx: Transaction, refund: ProviderRefund, state: ProviderRefundS
         "currency_code": refund.amount.currency_code,
         "reason": refund.reason,
         "state": state,
+        "traceparent": tracing.current(),
     }
     return bool(await tx.fetch(_INSERT, params))
 
@@ -88,10 +100,11 @@ async def undone_minor(tx: Transaction, order_id: UUID) -> int:
     return int((await tx.fetch(_UNDONE, params))[0]["minor"])
 
 
-async def ready(database: Database, *, limit: int) -> Sequence[ProviderRefund]:
+async def ready(database: Database, *, limit: int) -> Sequence[ReadyRefund]:
     """Reads refunds that wait and whose orders are PENDING no more, the oldest first."""
     params = {"waiting": ProviderRefundState.WAITING, "pending": OrderState.PENDING, "limit": limit}
-    return [_refund(row) for row in await database.fetch(_READY, params)]
+    rows = await database.fetch(_READY, params)
+    return [ReadyRefund(_refund(row), row["traceparent"]) for row in rows]
 
 
 async def census(database: Database) -> dict[ProviderRefundState, int]:

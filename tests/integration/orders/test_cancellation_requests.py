@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from typing_extensions import override
 
+from chassis import tracing
 from chassis.errors import Fault, FaultKind
 from chassis.grpc_client import Connection
 from chassis.grpc_server import build_server
@@ -48,6 +49,7 @@ class Orchestrator(sagas_pb2_grpc.OrderSagasServicer):
 
     asked: list[sagas_pb2.CancelOrderRequest] = field(default_factory=list)
     callers: set[Caller] = field(default_factory=set)
+    traces: list[str | None] = field(default_factory=list)
     script: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
     @override
@@ -56,6 +58,7 @@ class Orchestrator(sagas_pb2_grpc.OrderSagasServicer):
     ) -> sagas_pb2.CancelOrderResponse:
         self.asked.append(request)
         self.callers.add(current_caller())
+        self.traces.append(tracing.current())
         answers = self.script[request.order_id]
         answer = answers.pop(0) if answers else sagas_pb2.CancelOrderResponse(progress=PENDING)
         if callable(answer):
@@ -135,6 +138,19 @@ async def test_it_asks_in_its_own_name_and_is_done_when_the_order_is_cancelled(a
     assert len(asking.orchestrator.asked) == 1
     row = await asking.row(saga.order_id)
     assert (row["state"], row["outcome"]) == ("DONE", "CANCELLED")
+
+
+@pytest.mark.parametrize("given", ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", None])
+async def test_it_asks_in_the_trace_of_the_fact_however_often(asking: Asking, given: str | None) -> None:
+    saga = asking.world.saga()
+    await saga.sold()
+    with tracing.handed_on(given):
+        await asking.want(saga.order_id)
+    with tracing.handed_on("00-11111111111111111111111111111111-2222222222222222-01"):
+        await asking.requester.ask_some()
+        await asking.again(saga.order_id)
+    assert asking.orchestrator.traces == [given, given]
+    await saga.cancel()
 
 
 @pytest.mark.parametrize(

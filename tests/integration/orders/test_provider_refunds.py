@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ from services.orders.subscribers import PAYMENTS_TOPIC, PROVIDER_GROUP, facts_of
 pytestmark = pytest.mark.integration
 
 TOTAL = 3_320
+GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PROVIDER = events_pb2.REFUND_ORIGIN_PROVIDER
 
 
@@ -219,6 +221,23 @@ async def test_a_refund_before_the_confirmation_waits_and_is_recorded_after_it(w
         (4, "OrderRefunded"),
     ]
     assert requester_module.REFUNDS_WAITING._value.get() == 0
+
+
+async def test_a_refund_that_waited_is_published_in_the_trace_in_which_it_came(world: Any) -> None:
+    saga = world.saga()
+    await saga.create()
+    fact = refunded(saga, 1_000)
+    inbox = Inbox(
+        world.database, consumer=PROVIDER_GROUP, generation=1, handlers=facts_of_payments(world.app)
+    )
+    await inbox.apply([dataclasses.replace(received(fact), traceparent=GIVEN)])
+    await saga.confirm()
+    await settle(world)
+    rows = await world.rows(
+        "SELECT traceparent FROM outbox WHERE aggregateid = %(id)s AND type LIKE '%%OrderRefunded'",
+        id=str(saga.order_id),
+    )
+    assert rows == [{"traceparent": GIVEN}]
 
 
 async def test_a_refund_before_the_rejection_is_kept_with_what_is_undone(world: Any) -> None:
