@@ -31,7 +31,7 @@ LOAD_VENV := .venv-load
 LOAD_STAMP := $(LOAD_VENV)/.installed
 
 .PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events load \
-	image secrets up down test-compose
+	image image-there secrets up roll roll-back down test-compose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,7 +56,7 @@ sagacity: $(STAMP) ## the operator's command line (ARGS="sagas list")
 	@$(BIN)/python -m cli $(ARGS)
 
 test: $(STAMP) ## all tests but the chaos figures and the containers (ARGS="-k orders", WORKERS=1)
-	@$(BIN)/python -m pytest -m 'not chaos and not compose' -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m 'not chaos and not compose' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(STAMP) ## the full figures under faults, more than an hour (JSON=path writes what was seen, ARGS="-k crash")
 	@$(if $(JSON),SAGACITY_CHAOS_JSON=$(abspath $(JSON))) $(BIN)/python -m pytest -m chaos $(ARGS)
@@ -136,7 +136,8 @@ TAG ?= local
 PROFILES ?=
 UP_SECONDS := 600
 comma := ,
-COMPOSE = SAGACITY_TAG=$(TAG) docker compose --project-name sagacity --file deploy/compose.yaml
+PROJECT := docker compose --project-name sagacity --file deploy/compose.yaml
+COMPOSE = SAGACITY_TAG=$(TAG) $(PROJECT)
 # Traces go where there is somebody to take them.
 WITH_TRACES = $(if $(findstring obs,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-collector:4317)
 
@@ -145,14 +146,27 @@ image: ## build the image sagacity:local of all processes (TAG=1.2.3)
 		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
 		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
+# What TAG names is there, and is what it was when it was built: only `local` is whatever is checked out.
+# $(call there,IMAGE,HOW IT IS MADE)
+there = if [ "$(TAG)" = local ] || ! docker image inspect $(1):$(TAG) >/dev/null 2>&1; then $(2); else echo "$(1):$(TAG) is there"; fi
+
+image-there:
+	@$(call there,sagacity,$(MAKE) --no-print-directory image TAG=$(TAG))
+	@$(if $(findstring load,$(PROFILES)),$(call there,sagacity-load,docker build --file deploy/compose/load.Dockerfile --tag sagacity-load:$(TAG) .))
+
 secrets: $(STAMP) ## make the secrets of the containers that are missing, in deploy/secrets
 	@$(BIN)/python -m deploy.compose.make_secrets
 
-up: image secrets ## everything in containers, until it is healthy; builds the image (PROFILES=obs,load)
-	$(if $(findstring load,$(PROFILES)),docker build --file deploy/compose/load.Dockerfile --tag sagacity-load:$(TAG) .)
+up: image-there secrets ## everything in containers, until it is healthy; builds the image where TAG has none (PROFILES=obs,load)
 	$(WITH_TRACES) $(COMPOSE) $(addprefix --profile ,$(subst $(comma), ,$(PROFILES))) \
 		up --detach --no-build --remove-orphans --wait --wait-timeout $(UP_SECONDS)
 	@echo "the gateway is on http://$$($(COMPOSE) port proxy 8080); who may log in: docs/how-to/compose.md"
+
+roll: image-there ## TAG's release, container by container, while orders are placed (TAG=1.2.4)
+	@SAGACITY_TAG=$(TAG) deploy/compose/roll.sh forward $(PROJECT)
+
+roll-back: image-there ## the release before, the other way round, on the schema as it is (TAG=1.2.3)
+	@SAGACITY_TAG=$(TAG) deploy/compose/roll.sh back $(PROJECT)
 
 down: ## stop the containers and remove them; their data stays (ARGS=--volumes deletes it)
 	$(COMPOSE) --profile obs --profile load --profile operator down --remove-orphans $(ARGS)
