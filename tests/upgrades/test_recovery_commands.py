@@ -62,3 +62,16 @@ def test_a_password_that_is_wrong_is_told_without_it(new_database: NewDatabase) 
     assert said.returncode == 1
     assert said.stderr.startswith("recovery: OperationalError: ")
     assert "hidden" not in said.stderr
+
+
+def test_a_folder_with_something_in_it_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    """It may be of an earlier recovery: of that one, --resume would tell which."""
+    leftover = tmp_path / "users.done"
+    leftover.touch()
+    said = run("deploy.recovery.topics", str(tmp_path))
+    assert said.returncode == 1
+    assert said.stderr == (
+        f"recovery: {tmp_path} is not empty: take another, "
+        "or --resume where a run of this recovery has ended in it\n"
+    )
+    assert list(tmp_path.iterdir()) == [leftover]
