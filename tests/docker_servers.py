@@ -10,7 +10,7 @@ from deploy.local.children import LOOPBACK, free_port
 from tests import docker_engine
 
 # The same as in deploy/compose.yaml.
-POSTGRES_IMAGE = "postgres:18-alpine"
+POSTGRES_IMAGE = "postgres:18.6-alpine3.24"
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 PARTITIONS = 4
 KAFKA_PORT = 9092

@@ -1,0 +1,112 @@
+"""What deploy/compose.yaml tells the containers of others, by variables and by files that it mounts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+DEPLOY = ROOT / "deploy"
+FOLDER = DEPLOY / "compose"
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+# What the collector takes where nothing is said.
+DEFAULT_BATCH_SIZE = 8192
+# A trace of an order has some forty spans; in memory no more than this.
+MAX_TRACE_BYTES = 150_000
+# haproxy's tune.bufsize, one for each direction; beside them, what a connection costs otherwise.
+BUFFER_BYTES = 16_384
+CONNECTION_BYTES = 8_192
+METRICS_PORT = 8888
+UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def loaded(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((FOLDER / name).read_text("utf-8")))
+
+
+def size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([kmg])", text)
+    assert match, text
+    return int(match.group(1)) * UNITS[match.group(2)]
+
+
+def test_the_collectors_batch_is_sent_before_it_is_larger_than_allowed() -> None:
+    batch = loaded("otel-collector.yaml")["processors"]["batch"]
+    assert batch.get("send_batch_size", DEFAULT_BATCH_SIZE) <= batch["send_batch_max_size"]
+
+
+@pytest.mark.parametrize("name", ["otel-collector.yaml", "jaeger.yaml"])
+def test_what_a_pipeline_names_is_configured_and_the_other_way_round(name: str) -> None:
+    configured = loaded(name)
+    pipeline = configured["service"]["pipelines"]["traces"]
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) == configured[kind].keys()
+    assert set(configured["service"].get("extensions", [])) == configured.get("extensions", {}).keys()
+
+
+@pytest.mark.parametrize("name", ["otel-collector", "jaeger"])
+def test_what_has_no_health_check_is_scraped(name: str) -> None:
+    metrics = loaded(f"{name}.yaml")["service"]["telemetry"]["metrics"]
+    assert metrics["level"] != "none"
+    (reader,) = metrics["readers"]
+    assert reader["pull"]["exporter"]["prometheus"] == {"host": "0.0.0.0", "port": METRICS_PORT}  # noqa: S104
+    jobs = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text("utf-8"))["scrape_configs"]
+    scraped = {
+        target: job["job_name"]
+        for job in jobs
+        for targets in job["static_configs"]
+        for target in targets["targets"]
+    }
+    # SagacityTargetDown looks at these jobs.
+    assert re.match("sagacity", scraped[f"{name}:{METRICS_PORT}"])
+    assert "telemetry" in SERVICES[name]["networks"]
+    assert "telemetry" in SERVICES["prometheus"]["networks"]
+
+
+def test_the_traces_that_jaeger_keeps_fit_half_of_its_memory() -> None:
+    backends = loaded("jaeger.yaml")["extensions"]["jaeger_storage"]["backends"]
+    (kept,) = [backend["memory"]["max_traces"] for backend in backends.values()]
+    # Up to 10 % more: an order's trace is between 100 and 150 KB.
+    assert 0 < kept * MAX_TRACE_BYTES <= size(SERVICES["jaeger"]["mem_limit"]) * 0.6
+
+
+def test_which_part_of_the_traces_is_recorded_is_one_variable_for_all_processes() -> None:
+    for name, service in SERVICES.items():
+        environment = service.get("environment", {})
+        if "OTEL_EXPORTER_OTLP_ENDPOINT" in environment:
+            assert environment["OTEL_TRACES_SAMPLER"] == "parentbased_traceidratio", name
+            assert environment["OTEL_TRACES_SAMPLER_ARG"] == "${OTEL_TRACES_SAMPLER_ARG:-1}", name
+
+
+def test_kafka_logs_to_standard_output_alone() -> None:
+    kafka = SERVICES["kafka"]
+    # Anything at all keeps the image from logging garbage collections into files; this turns them off.
+    assert kafka["environment"]["KAFKA_GC_LOG_OPTS"] == "-Xlog:gc=off"
+    told = kafka["environment"]["KAFKA_LOG4J_OPTS"].partition("=")[2]
+    assert f"./compose/kafka-log4j2.properties:{told}:ro" in kafka["volumes"]
+    lines = (FOLDER / "kafka-log4j2.properties").read_text("utf-8").splitlines()
+    kinds = {line.partition(" = ")[2] for line in lines if re.match(r"appender\.\w+\.type ", line)}
+    assert kinds == {"Console"}
+    assert "rootLogger.appenderRef.console.ref = console" in lines
+
+
+def test_what_kafka_writes_into_memory_leaves_room_for_its_heap() -> None:
+    kafka = SERVICES["kafka"]
+    sizes = [re.search(r"size=(\w+)", mount) for mount in kafka["tmpfs"]]
+    assert all(sizes)
+    match = re.search(r"-Xmx(\w+)", kafka["environment"]["KAFKA_HEAP_OPTS"])
+    assert match
+    used = size(match.group(1)) + sum(size(found.group(1)) for found in sizes if found)
+    # A quarter of the limit is for what Java needs beside its heap.
+    assert used <= size(kafka["mem_limit"]) * 0.75
+
+
+def test_the_connections_that_the_proxy_takes_fit_its_memory() -> None:
+    match = re.search(r"^ *maxconn (\d+)$", (FOLDER / "haproxy.cfg").read_text("utf-8"), re.MULTILINE)
+    assert match
+    needed = int(match.group(1)) * (2 * BUFFER_BYTES + CONNECTION_BYTES)
+    assert needed <= size(SERVICES["proxy"]["mem_limit"]) / 2
