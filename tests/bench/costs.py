@@ -48,18 +48,21 @@ Operation = Callable[[LoadClient, int], Awaitable[int]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is done: rounds, and operations of each kind in a round."""
+    """How much is done: rounds, operations of each kind in a round, orders that a consumer is behind."""
 
     rounds: int = 3
     operations: int = 320
     logins: int = 100
     warm_up: int = 160
+    behind: int = 640
     idle_seconds: float = IDLE_SECONDS
     calm_looks: int = CALM_LOOKS
     shoppers: int = SHOPPERS
 
 
-QUICK = Sizes(rounds=1, operations=8, logins=4, warm_up=4, idle_seconds=0.5, calm_looks=1, shoppers=4)
+QUICK = Sizes(
+    rounds=1, operations=8, logins=4, warm_up=4, behind=48, idle_seconds=0.5, calm_looks=1, shoppers=4
+)
 
 
 class BusyMachineError(Exception):
@@ -68,10 +71,16 @@ class BusyMachineError(Exception):
 
 @dataclass
 class Used:
-    """What one phase used, in all."""
+    """What one phase used, in all.
+
+    Attributes:
+        seconds: Until everything was applied.
+        busy_seconds: Until every operation was answered.
+    """
 
     operations: int
     seconds: float
+    busy_seconds: float
     cpu_seconds: dict[str, float]
     wal_bytes: dict[str, int]
     events: dict[str, int]
@@ -137,9 +146,10 @@ class Costs:
             await admin.log_in(ADMIN_EMAIL, self._suite.password("admin"))
             path, why = f"/admin/contexts/users/consumers/{CONSUMER}", {"reason": "the benchmark"}
             await admin.post(f"{path}/pause", why)
-            await self._run(self._order(1), self._sizes.operations * 2)
+            await self._run(self._order(1), self._sizes.behind)
             before = self._applied()
-            wanted = before + self._sizes.operations * 4
+            # Two events of each order.
+            wanted = before + self._sizes.behind * 2
             await admin.post(f"{path}/resume", why)
         async with asyncio.timeout(CONSUMER_SECONDS):
             begun = await self._applied_beyond(before + 1)
@@ -159,20 +169,21 @@ class Costs:
         # All is settled: by the warm-up, or by the phase before.
         tables, topics = self.meter.table_bytes(), self.meter.topic_bytes()
         before = await self.meter.snapshot()
-        await self._run(operation, count)
+        busy_seconds = await self._run(operation, count)
         await self.meter.settle(self._sizes.calm_looks)
         after = await self.meter.snapshot()
-        used = self._between(before, after, count)
+        used = self._between(before, after, count, busy_seconds)
         grown, kept = self.meter.table_bytes(), self.meter.topic_bytes()
         used.table_bytes = {name: size - tables[name] for name, size in grown.items()}
         used.topic_bytes = {name: size - topics[name] for name, size in kept.items()}
         return used
 
-    def _between(self, before: Snapshot, after: Snapshot, count: int) -> Used:
+    def _between(self, before: Snapshot, after: Snapshot, count: int, busy_seconds: float) -> Used:
         seconds = after.at - before.at
         return Used(
             operations=count,
             seconds=seconds,
+            busy_seconds=busy_seconds,
             cpu_seconds={name: now - before.cpu_seconds[name] for name, now in after.cpu_seconds.items()},
             wal_bytes={name: now - before.wal_bytes[name] for name, now in after.wal_bytes.items()},
             events={name: now - before.events[name] for name, now in after.events.items()},
@@ -243,8 +254,17 @@ def check_that_the_machine_is_free(load: float, cores: int) -> None:
         )
 
 
-async def measure(sizes: Sizes, console: Console) -> dict[str, Any]:
-    """Start a suite with Apache Kafka, go through the phases, stop it; returns the costs."""
+async def measure(sizes: Sizes, console: Console, load: float) -> dict[str, Any]:
+    """Start a suite with Apache Kafka, go through the phases, stop it.
+
+    Args:
+        sizes: How much is done.
+        console: Where progress is shown.
+        load: That of the machine before; it is written into the figures.
+
+    Returns:
+        The costs, as `cli.capacity_costs.parsed` reads them.
+    """
     # Not in /tmp, which is memory on some machines: there fsync would cost nothing.
     data = ROOT / ".sagacity"
     data.mkdir(exist_ok=True)
@@ -256,46 +276,50 @@ async def measure(sizes: Sizes, console: Console) -> dict[str, Any]:
         folder.chmod(0o711)  # noqa: ASYNC240 - nothing else runs yet
         bar = progress.add_task("starting the suite", total=sizes.rounds + 5)
         suite = Suite(folder / "suite", sample_data=False, kafka=MAVEN, jars=data / "kafka-jars")
-        machine = described(folder)
+        machine = described(folder) | {"load_at_the_start": load}
         await suite.start()
         try:
             costs = Costs(suite, await prepare(suite, sizes.shoppers), sizes)
-            progress.update(bar, advance=1, description="warming up")
-            await costs.warm_up()
-            progress.update(bar, advance=1, description="doing nothing")
-            idle = await costs.idle()
-            rounds = []
-            for number in range(sizes.rounds):
-                progress.update(bar, advance=1, description=f"round {number + 1}")
-                rounds.append(await costs.phases())
-            # The less of both: at the beginning a JVM is still busy with itself.
-            idle = {name: min(share, idle[name]) for name, share in (await costs.idle()).items()}
-            progress.update(bar, advance=1, description="one SKU, and a consumer that is behind")
-            figures = {
-                "consumer_events_per_second": round(await costs.consumer()),
-                "hot_sku_share_of_the_rate": round(await costs.hot_sku(), 2),
-                "connections": costs.meter.connections(),
-                "backend_mib": round(costs.meter.backend_mib(), 1),
-                "peak_rss_mib": {name: round(mib) for name, mib in costs.meter.peak_rss_mib().items()},
-                "idle_cpu_cores": {name: round(share, 4) for name, share in idle.items()},
-            }
+            figures = await _go_through(
+                costs, sizes, lambda what: progress.update(bar, advance=1, description=what)
+            )
             costs.meter.close()
-            progress.update(bar, advance=1, description="done")
         finally:
             await suite.stop()
-    today = SystemClock().now().date().isoformat()
-    seconds = sum(
-        each.seconds for one in rounds for kind, each in one.items() if kind.startswith("confirmed")
-    )
+    # Measured by another benchmark, so it stays as it is.
+    relay = json.loads(FILE.read_text("utf-8"))["relay"]
+    return {"machine": machine, "date": SystemClock().now().date().isoformat(), **figures, "relay": relay}
+
+
+async def _go_through(costs: Costs, sizes: Sizes, tell: Callable[[str], None]) -> dict[str, Any]:
+    tell("warming up")
+    await costs.warm_up()
+    tell("doing nothing")
+    idle = await costs.idle()
+    rounds = []
+    for number in range(sizes.rounds):
+        tell(f"round {number + 1}")
+        rounds.append(await costs.phases())
+    # The less of both: at the beginning a JVM is still busy with itself.
+    idle = {name: min(share, idle[name]) for name, share in (await costs.idle()).items()}
+    tell("one SKU, and a consumer that is behind")
+    figures = {
+        "consumer_events_per_second": round(await costs.consumer()),
+        "hot_sku_share_of_the_rate": round(await costs.hot_sku(), 2),
+        "connections": costs.meter.connections(),
+        "backend_mib": round(costs.meter.backend_mib(), 1),
+        "peak_rss_mib": {name: round(mib) for name, mib in costs.meter.peak_rss_mib().items()},
+        "idle_cpu_cores": {name: round(share, 4) for name, share in idle.items()},
+    }
+    tell("done")
+    confirmed = [each for one in rounds for kind, each in one.items() if kind.startswith("confirmed")]
+    rate = sum(each.operations for each in confirmed) / sum(each.busy_seconds for each in confirmed)
     measured = {
-        "date": today,
         "rounds": sizes.rounds,
         "operations": sizes.operations,
-        "orders_per_second_meanwhile": round(2 * sizes.rounds * sizes.operations / seconds, 1),
+        "orders_per_second_meanwhile": round(rate, 1),
     }
-    # Measured by another benchmark, so it stays as it is.
-    relay = {"relay": json.loads(FILE.read_text("utf-8"))["relay"]}
-    return {"machine": machine, **measured, **_per_operation(rounds, idle), **figures, **relay}
+    return {**measured, **_per_operation(rounds, idle), **figures}
 
 
 def _per_operation(rounds: list[dict[str, Used]], idle: dict[str, float]) -> dict[str, Any]:

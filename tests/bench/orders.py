@@ -244,10 +244,11 @@ def main(
         raise typer.BadParameter("--quick measures nothing that is worth to be committed")
     if costs:
         sizes = costs_of_operations.QUICK if quick else costs_of_operations.Sizes()
+        load = round(os.getloadavg()[0], 2)
         try:
             if not (quick or even_if_busy):
-                costs_of_operations.check_that_the_machine_is_free(os.getloadavg()[0], os.cpu_count() or 1)
-            figures = asyncio.run(costs_of_operations.measure(sizes, console))
+                costs_of_operations.check_that_the_machine_is_free(load, os.cpu_count() or 1)
+            figures = asyncio.run(costs_of_operations.measure(sizes, console, load))
         except (LocalDeployError, costs_of_operations.BusyMachineError) as error:
             console.print(str(error), style="red", highlight=False)
             raise typer.Exit(1) from None
