@@ -99,7 +99,13 @@ GATEWAY = resource(
                     {"name": TEXT, "port": {"type": "integer"}, "protocol": {"enum": ["HTTP", "HTTPS"]}},
                     {
                         "hostname": TEXT,
-                        "allowedRoutes": fields({"namespaces": fields({"from": {"enum": ["Same"]}})}),
+                        "allowedRoutes": fields(
+                            {
+                                "namespaces": fields(
+                                    {"from": {"enum": ["Same", "Selector"]}}, {"selector": SELECTOR}
+                                )
+                            }
+                        ),
                         "tls": fields(
                             {
                                 "mode": {"const": "Terminate"},
@@ -126,7 +132,7 @@ HTTP_ROUTE = resource(
     "HTTPRoute",
     fields(
         {
-            "parentRefs": one_or_more(fields({"name": TEXT}, {"sectionName": TEXT})),
+            "parentRefs": one_or_more(fields({"name": TEXT}, {"sectionName": TEXT, "namespace": TEXT})),
             "hostnames": one_or_more(TEXT),
             "rules": one_or_more(
                 fields(

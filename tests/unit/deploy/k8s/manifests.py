@@ -6,7 +6,7 @@ import copy
 import functools
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ Document = dict[str, Any]
 
 @dataclass
 class Manifests:
-    """What an overlay puts into a cluster: `rollout`, and before it `migrations`."""
+    """What an overlay puts into a cluster: `rollout`, before it `migrations`; `edge` elsewhere."""
 
     overlay: str
     rollout: list[Document]
     migrations: list[Document]
+    edge: list[Document] = field(default_factory=list)
 
     @property
     def all(self) -> list[Document]:
-        return [*self.rollout, *self.migrations]
+        return [*self.rollout, *self.migrations, *self.edge]
 
     def of(self, kind: str) -> list[Document]:
         return [document for document in self.all if document["kind"] == kind]
@@ -85,7 +86,8 @@ def render(folder: Path) -> list[Document]:
 @functools.cache
 def _rendered(overlay: str) -> Manifests:
     folder = K8S / "overlays" / overlay
-    return Manifests(overlay, render(folder), render(folder / "migrations"))
+    edge = render(folder / "edge") if (folder / "edge").is_dir() else []
+    return Manifests(overlay, render(folder), render(folder / "migrations"), edge)
 
 
 def manifests(overlay: str) -> Manifests:
@@ -112,6 +114,16 @@ def app(document: Document) -> Document:
     """Return the one container of a workload or a migration."""
     (container,) = containers(document)
     return container
+
+
+def annotations(document: Document) -> dict[str, str]:
+    found: dict[str, str] = document["metadata"].get("annotations", {})
+    return found
+
+
+def sync_wave(document: Document) -> int:
+    """Return when Argo CD applies it, within its phase; the next wave waits until this one is healthy."""
+    return int(annotations(document).get("argocd.argoproj.io/sync-wave", "0"))
 
 
 def program_of(name: str) -> Program:

@@ -22,9 +22,9 @@ from tests.unit.deploy.k8s.manifests import (
 Peer = tuple[str, str, int]  # who, protocol, port
 
 DNS = {("kube-system/k8s-app=kube-dns", "UDP", 53), ("kube-system/k8s-app=kube-dns", "TCP", 53)}
-COLLECTOR = ("monitoring/app.kubernetes.io/name=otel-collector", "TCP", 4317)
+COLLECTOR = ("monitoring", "TCP", 4317)  # by namespace alone: charts call the collector's pods differently
 PROMETHEUS = ("monitoring", "TCP", METRICS_PORT)
-EDGE = ("gateway-system", "TCP", PORTS["gateway"])
+EDGE = ("sagacity-edge", "TCP", PORTS["gateway"])
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 # The addresses that production's overlay has until somebody puts in theirs: one for each database.
 POSTGRES_PORT, KAFKA_PORT = 5432, 9092
@@ -73,10 +73,45 @@ def traces_go_where_the_policies_let_them(found: Manifests) -> Iterator[str]:
         if endpoint is None:
             continue
         target = urlsplit(endpoint)
-        collector, _, namespace = (target.hostname or "").partition(".")
-        peer = (f"{namespace}/app.kubernetes.io/name={collector}", "TCP", target.port)
-        if peer not in allowed(found, name, "egress"):
+        _, _, namespace = (target.hostname or "").partition(".")
+        if (namespace, "TCP", target.port) not in allowed(found, name, "egress"):
             yield f"{name} may not send to {endpoint}"
+
+
+def policies_say_nothing_that_the_other_rules_do_not_read(found: Manifests) -> Iterator[str]:
+    """What `allowed` does not look at may widen a policy, and no other rule would see it."""
+    for policy in found.of("NetworkPolicy"):
+        spec = policy["spec"]
+        unread = [*_unread(spec, {"podSelector", "policyTypes", "ingress", "egress"})]
+        unread += _unread(spec["podSelector"], {"matchLabels"})
+        for way, side in (("ingress", "from"), ("egress", "to")):
+            for rule in spec.get(way) or []:
+                unread += _unread_of_a_rule(rule, side)
+        for one in unread:
+            yield f"{policy['metadata']['name']} says {one}, which no rule reads"
+
+
+def _unread_of_a_rule(rule: Document, side: str) -> Iterator[str]:
+    yield from _unread(rule, {side, "ports"})
+    for port in rule.get("ports", []):
+        yield from _unread(port, {"protocol", "port"})
+        if "port" not in port:
+            yield f"a port without a number, {port}"
+    for peer in rule.get(side, []):
+        if "ipBlock" in peer:
+            yield from _unread(peer, {"ipBlock"})
+            yield from _unread(peer["ipBlock"], {"cidr"})
+            continue
+        yield from _unread(peer, {"podSelector", "namespaceSelector"})
+        for selector in peer.values():
+            yield from _unread(selector, {"matchLabels"})
+        namespaces = peer.get("namespaceSelector", {"matchLabels": {NAMESPACE_NAME: ""}})
+        if set(namespaces.get("matchLabels", {})) != {NAMESPACE_NAME}:
+            yield f"namespaces by other than their name, {namespaces}"
+
+
+def _unread(document: Document, known: set[str]) -> Iterator[str]:
+    yield from (f"{key}: {document[key]}" for key in sorted(set(document) - known))
 
 
 def _differences(name: str, way: str, is_allowed: set[Peer], wanted: set[Peer]) -> Iterator[str]:
@@ -150,4 +185,5 @@ RULES = (
     each_reaches_exactly_what_its_code_calls,
     each_is_reached_by_exactly_its_callers,
     traces_go_where_the_policies_let_them,
+    policies_say_nothing_that_the_other_rules_do_not_read,
 )

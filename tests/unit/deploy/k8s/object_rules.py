@@ -35,6 +35,7 @@ from tests.unit.deploy.k8s.manifests import (
     selected,
     settings_of,
 )
+from tests.unit.deploy.k8s.network_rules import NAMESPACE_NAME, allowed
 
 LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "part-of", "managed-by")}
 WITHOUT_NAMESPACE = {"Namespace"}
@@ -52,6 +53,11 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
 # The SDK of OpenTelemetry reads them; chassis.tracing asks for the first.
 TRACING = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"}
 SCALE_DOWN_SECONDS = 300
+# By image: a tag of all the parts that its versions have; with fewer of them it floats.
+VERSIONS_OF_SERVERS = {
+    "postgres": re.compile(r"\d+\.\d+-alpine(\d+\.\d+)?"),
+    "apache/kafka": re.compile(r"\d+\.\d+\.\d+"),
+}
 DIGEST = re.compile(r"^[^@:]+(:\d+)?/[^@:]+@sha256:[0-9a-f]{64}$")
 
 
@@ -68,10 +74,10 @@ def everything_has_the_recommended_labels(found: Manifests) -> Iterator[str]:
 
 
 def everything_is_in_one_namespace_that_enforces_the_restricted_standard(found: Manifests) -> Iterator[str]:
-    (namespace,) = found.of("Namespace")
+    (namespace,) = [one for one in found.rollout if one["kind"] == "Namespace"]
     if namespace["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") != "restricted":
         yield "the namespace does not enforce it"
-    for document in found.all:
+    for document in (*found.rollout, *found.migrations):
         own = document["metadata"].get("namespace")
         if document["kind"] not in WITHOUT_NAMESPACE and own != namespace["metadata"]["name"]:
             yield f"{document['kind']}/{document['metadata']['name']} is in {own}"
@@ -195,8 +201,11 @@ def images_are_one_and_fixed(found: Manifests) -> Iterator[str]:
         if image != "sagacity:dev" if found.is_local else not DIGEST.match(image):
             yield f"the image is {image}"
     for name, document in found.servers.items():
-        if not re.search(r":\d", containers(document)[0]["image"]):
-            yield f"{name} has no version"
+        for container in containers(document):
+            image, _, tag = container["image"].partition(":")
+            version = VERSIONS_OF_SERVERS.get(image)
+            if not (version and version.fullmatch(tag)) and not DIGEST.match(container["image"]):
+                yield f"{name} has no full version: {container['image']}"
 
 
 def replicas_are_scaled_by_load_and_consumers_by_partitions(found: Manifests) -> Iterator[str]:
@@ -263,6 +272,32 @@ def the_way_in_is_by_tls_alone(found: Manifests) -> Iterator[str]:
         yield "there is no certificate"
 
 
+def the_proxies_are_not_in_the_namespace_where_everything_is_denied(found: Manifests) -> Iterator[str]:
+    """Several controllers run their proxies in the namespace of the Gateway."""
+    if found.is_local:
+        return
+    (edge,) = found.of("Gateway")
+    (ours,) = [one["metadata"]["name"] for one in found.rollout if one["kind"] == "Namespace"]
+    namespace = edge["metadata"]["namespace"]
+    if namespace == ours or namespace not in found.named("Namespace"):
+        yield f"the Gateway is in {namespace}"
+    if (namespace, "TCP", PORTS["gateway"]) not in allowed(found, "gateway", "ingress"):
+        yield f"the proxies in {namespace} do not reach the gateway"
+    yield from _attached(found, edge, ours)
+
+
+def _attached(found: Manifests, edge: Document, ours: str) -> Iterator[str]:
+    name, namespace = edge["metadata"]["name"], edge["metadata"]["namespace"]
+    for listener in edge["spec"]["listeners"]:
+        wanted = {"from": "Selector", "selector": {"matchLabels": {NAMESPACE_NAME: ours}}}
+        if listener["allowedRoutes"]["namespaces"] != wanted:
+            yield f"{listener['name']} takes routes of {listener['allowedRoutes']['namespaces']}"
+    for route in found.of("HTTPRoute"):
+        for parent in route["spec"]["parentRefs"]:
+            if (parent.get("namespace"), parent["name"]) != (namespace, name):
+                yield f"{route['metadata']['name']} is attached to {parent}"
+
+
 def _service_port(found: Manifests) -> int:
     (port,) = found.named("Service")["gateway"]["spec"]["ports"]
     number: int = port["port"]
@@ -284,4 +319,5 @@ RULES = (
     replicas_are_scaled_by_load_and_consumers_by_partitions,
     what_is_measured_is_scraped_and_watched,
     the_way_in_is_by_tls_alone,
+    the_proxies_are_not_in_the_namespace_where_everything_is_denied,
 )

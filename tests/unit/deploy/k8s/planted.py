@@ -30,6 +30,10 @@ def config(found: Manifests, name: str) -> dict[str, str]:
     return data
 
 
+def wave(document: Document, number: int) -> None:
+    document["metadata"].setdefault("annotations", {})["argocd.argoproj.io/sync-wave"] = str(number)
+
+
 def port_of_users(number: int) -> Plant:
     return lambda found: app(users(found))["readinessProbe"]["grpc"].update(port=number)
 
@@ -44,6 +48,11 @@ def ingress(found: Manifests, name: str) -> list[Document]:
     return rules
 
 
+def routes_of(found: Manifests) -> Document:
+    namespaces: Document = spec(found, "Gateway", "sagacity")["listeners"][1]["allowedRoutes"]["namespaces"]
+    return namespaces
+
+
 def mount_of_owner(found: Manifests) -> None:
     source = {"secret": {"name": "users-migrations", "items": [{"key": "dsn", "path": "owner-dsn"}]}}
     (volume,) = [one for one in pod(users(found))["volumes"] if "projected" in one]
@@ -53,6 +62,9 @@ def mount_of_owner(found: Manifests) -> None:
 def anybody(port: int) -> Document:
     return {"ports": [{"protocol": "TCP", "port": port}]}
 
+
+SAME = {"namespaces": {"from": "Same"}}
+ANY_NAME = [{"key": "app.kubernetes.io/name", "operator": "Exists"}]
 
 # Of workloads and migrations.
 OF_WORKLOADS: dict[str, list[Plant]] = {
@@ -65,6 +77,23 @@ OF_WORKLOADS: dict[str, list[Plant]] = {
         lambda m: m.rollout.append(m.jobs["orders-migrations"]),
         lambda m: m.jobs["users-migrations"]["metadata"]["annotations"].clear(),
         lambda m: m.jobs["users-migrations"]["spec"].pop("activeDeadlineSeconds"),
+    ],
+    "what_migrations_run_with_is_there_before_them": [
+        lambda m: m.named("ServiceAccount")["users-migrations"]["metadata"].pop("annotations"),
+        lambda m: m.named("NetworkPolicy")["users-migrations"]["metadata"].pop("annotations"),
+        lambda m: wave(m.named("NetworkPolicy")["users-migrations"], 0),
+        lambda m: wave(m.jobs["users-migrations"], -1),
+        lambda m: drop(m.migrations, "ServiceAccount", "users-migrations"),
+        lambda m: pod(m.jobs["users-migrations"])["volumes"].append({"configMap": {"name": "settings"}}),
+    ],
+    "who_is_called_is_rolled_out_before_who_calls": [
+        lambda m: users(m)["metadata"].pop("annotations"),
+        lambda m: wave(m.deployments["orchestrator"], 1),
+        lambda m: wave(m.deployments["gateway"], -1),
+        lambda m: wave(users(m), 2),
+        lambda m: users(m)["metadata"]["labels"].update({"app.kubernetes.io/component": "another"}),
+        lambda m: m.named("PodDisruptionBudget")["users"]["metadata"].pop("annotations"),
+        lambda m: wave(m.named("ServiceAccount")["users"], 1),
     ],
     "migrations_have_a_role_that_workloads_do_not": [mount_of_owner],
     "startup_probes_wait_for_a_sign_of_life": [
@@ -138,6 +167,7 @@ OF_OBJECTS: dict[str, list[Plant]] = {
     "everything_is_in_one_namespace_that_enforces_the_restricted_standard": [
         lambda m: m.of("Namespace")[0]["metadata"]["labels"].pop("pod-security.kubernetes.io/enforce"),
         lambda m: users(m)["metadata"].update(namespace="default"),
+        lambda m: m.jobs["users-migrations"]["metadata"].pop("namespace"),
     ],
     "grpc_workloads_have_headless_services_for_client_side_balancing": [
         lambda m: spec(m, "Service", "users-headless").pop("clusterIP"),
@@ -202,6 +232,15 @@ OF_PRODUCTION: dict[str, list[Plant]] = {
         lambda m: spec(m, "HTTPRoute", "gateway")["rules"][0]["backendRefs"][0].update(port=8080),
         lambda m: [one.pop("tls", None) for one in spec(m, "Gateway", "sagacity")["listeners"]],
     ],
+    "the_proxies_are_not_in_the_namespace_where_everything_is_denied": [
+        lambda m: m.of("Gateway")[0]["metadata"].update(namespace="sagacity"),
+        lambda m: spec(m, "HTTPRoute", "gateway")["parentRefs"][0].pop("namespace"),
+        lambda m: spec(m, "HTTPRoute", "gateway-to-https")["parentRefs"][0].update(name="another"),
+        lambda m: spec(m, "Gateway", "sagacity")["listeners"][1].update(allowedRoutes=SAME),
+        lambda m: routes_of(m)["selector"].update(matchLabels={}),
+        lambda m: ingress(m, "gateway")[-1].update(from_elsewhere=ingress(m, "gateway")[-1].pop("from")),
+        lambda m: drop(m.edge, "Namespace", "sagacity-edge"),
+    ],
     "traces_go_where_the_policies_let_them": [
         lambda m: config(m, "settings").update(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector.elsewhere:4317"),
         lambda m: egress(m, "users").pop(),
@@ -214,6 +253,9 @@ OF_LAPTOPS: dict[str, list[Plant]] = {
     ],
     "images_are_one_and_fixed": [
         lambda m: containers(m.servers["kafka"])[0].update(image="apache/kafka"),
+        lambda m: containers(m.servers["kafka"])[0].update(image="apache/kafka:4.1"),
+        lambda m: containers(m.servers["postgresql"])[0].update(image="postgres:18-alpine"),
+        lambda m: containers(m.servers["postgresql"])[0].update(image="postgres@sha256:18"),
     ],
 }
 
@@ -240,6 +282,21 @@ OF_THE_NETWORK: dict[str, list[Plant]] = {
         lambda m: ingress(m, "users").append(anybody(50051)),
         lambda m: ingress(m, "orders")[0]["from"].append({"namespaceSelector": {}}),
         lambda m: ingress(m, "users")[0].pop("ports"),
+    ],
+    "policies_say_nothing_that_the_other_rules_do_not_read": [
+        lambda m: egress(m, "users")[0]["ports"][0].update(endPort=65535),
+        lambda m: egress(m, "users")[0].update(
+            to=[{"ipBlock": {"cidr": "192.0.2.11/32", "except": ["192.0.2.11/32"]}}]
+        ),
+        lambda m: ingress(m, "users")[-1]["from"][0]["namespaceSelector"].update(matchExpressions=ANY_NAME),
+        lambda m: ingress(m, "users")[0]["from"][0]["podSelector"].update(matchExpressions=ANY_NAME),
+        lambda m: spec(m, "NetworkPolicy", "users")["podSelector"].update(matchExpressions=ANY_NAME),
+        lambda m: ingress(m, "users")[-1]["from"][0]["namespaceSelector"].update(
+            matchLabels={"kubernetes.io/metadata.name": "monitoring", "team": "another"}
+        ),
+        lambda m: ingress(m, "users")[-1]["from"][0].update(namespaceSelector={}),
+        lambda m: egress(m, "users")[0]["ports"].append({"protocol": "TCP"}),
+        lambda m: egress(m, "users")[0].update(comment="what is new in a later version"),
     ],
 }
 

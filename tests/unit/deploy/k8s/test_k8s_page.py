@@ -1,14 +1,131 @@
 """The page on Kubernetes names what is there: folders, Secrets, keys, probes, seconds."""
 
+import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from chassis.grpc_server import MAX_CONNECTION_AGE_SECONDS
 from chassis.lifecycle import DRAIN_ALL_SECONDS
-from tests.unit.deploy.k8s.manifests import ROOT, app, manifests, pod, projected_files
+from tests.unit.deploy.k8s.manifests import (
+    OVERLAYS,
+    ROOT,
+    Document,
+    annotations,
+    app,
+    manifests,
+    matches,
+    pod,
+    projected_files,
+    sync_wave,
+)
+from tests.unit.deploy.k8s.workload_rules import STAGES
 
 PAGE = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text("utf-8")
+UPGRADE = (ROOT / "docs" / "how-to" / "upgrade.md").read_text("utf-8")
+COMPONENT = "app.kubernetes.io/component"
+SCRIPTS = re.findall(r"^```sh\n(\(\n.*?^\)\n)```", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = [*zip(OVERLAYS, SCRIPTS, strict=True)]
+SHELL_SECONDS = 60
+# Says what it was told, and does what kubectl does at the failure that is planted.
+STAND_IN = """#!/bin/sh
+echo "$*" >> "$TOLD"
+[ "$(wc -l < "$TOLD")" -ne "$FAILS_AT" ]
+"""
+
+
+def run(script: str, folder: Path, fails_at: int) -> tuple[int, list[str]]:
+    """Run a block of the page with a kubectl whose call `fails_at` fails; return what it was told."""
+    told = folder / f"told-{fails_at}"
+    stand_in = folder / "kubectl"
+    stand_in.write_text(STAND_IN, "utf-8")
+    stand_in.chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.defpath}", "TOLD": str(told), "FAILS_AT": str(fails_at)}
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, cwd=folder, timeout=SHELL_SECONDS, check=False
+    )
+    return done.returncode, told.read_text("utf-8").splitlines()
+
+
+def chosen(documents: list[Document], selector: str) -> list[Document]:
+    """Return what a label selector of one clause, as kubectl takes it, chooses."""
+    among = re.fullmatch(rf"{COMPONENT} (notin) \(([\w,]+)\)|{COMPONENT}(=)(\w+)", selector)
+    assert among, selector
+    operator, values = ("NotIn", among[2]) if among[1] else ("In", among[4])
+    expression = {"key": COMPONENT, "operator": operator, "values": values.split(",")}
+    return [
+        one
+        for one in documents
+        if matches({"matchExpressions": [expression]}, one["metadata"].get("labels", {}))
+    ]
+
+
+@pytest.mark.kubectl
+@pytest.mark.parametrize(("overlay", "script"), BLOCKS, ids=OVERLAYS)
+def test_stages_of_the_page_apply_everything_once_who_is_called_before_who_calls(
+    overlay: str, script: str, tmp_path: Path
+) -> None:
+    _, told = run(script, tmp_path, fails_at=0)
+    applies = [re.fullmatch(rf"apply -k deploy/k8s/overlays/{overlay} -l (.*)", one) for one in told]
+    selectors = [one[1] for one in applies if one]
+    found = manifests(overlay)
+    stages = [chosen(found.rollout, one) for one in selectors]
+    names = [{one["metadata"]["name"] for one in stage if one["kind"] == "Deployment"} for stage in stages]
+    assert names == [set(), {"users", "inventory", "payments", "orders"}, {"orchestrator"}, {"gateway"}]
+    applied = sorted((one["kind"], one["metadata"]["name"]) for stage in stages for one in stage)
+    assert applied == sorted((one["kind"], one["metadata"]["name"]) for one in found.rollout)
+    namespace = found.deployments["users"]["metadata"]["namespace"]
+    for stage in STAGES:
+        position = told.index(f"apply -k deploy/k8s/overlays/{overlay} -l {COMPONENT}={stage}")
+        after = told[position + 1]
+        assert after.startswith(f"-n {namespace} rollout status deployment -l {COMPONENT}={stage} --timeout=")
+
+
+@pytest.mark.parametrize(("overlay", "script"), BLOCKS, ids=OVERLAYS)
+def test_a_command_of_the_page_that_fails_is_the_last_one(overlay: str, script: str, tmp_path: Path) -> None:
+    _, told = run(script, tmp_path, fails_at=0)
+    assert any(f"overlays/{overlay}/migrations" in one for one in told)
+    for number in range(1, len(told) + 1):
+        code, before = run(script, tmp_path, fails_at=number)
+        assert code != 0
+        assert before == told[:number]
+
+
+@pytest.mark.kubectl
+@pytest.mark.parametrize(("overlay", "script"), BLOCKS, ids=OVERLAYS)
+def test_a_migration_is_waited_for_until_it_has_ended_either_way(
+    overlay: str, script: str, tmp_path: Path
+) -> None:
+    _, told = run(script, tmp_path, fails_at=0)
+    (ended, complete) = [one for one in told if " wait job " in one]
+    assert "--for=jsonpath={.status.conditions}" in ended, "complete or failed: a Job has none before"
+    assert "--for=condition=complete" in complete
+    (seconds,) = re.findall(r"--timeout=(\d+)s", ended)
+    deadlines = {job["spec"]["activeDeadlineSeconds"] for job in manifests(overlay).jobs.values()}
+    assert all(int(seconds) > deadline for deadline in deadlines)
+    (first_stage,) = [
+        number for number, one in enumerate(told) if one.endswith(f"{overlay} -l {COMPONENT}={STAGES[0]}")
+    ]
+    assert told.index(complete) < first_stage
+
+
+def test_the_page_on_upgrades_has_the_stages_of_production() -> None:
+    loop = re.compile(r"  for component in .*?\n  done\n", re.DOTALL)
+    (of_production,) = loop.findall(dict(BLOCKS)["production"])
+    assert of_production in UPGRADE
+
+
+@pytest.mark.kubectl
+def test_the_waves_of_argo_cd_are_the_stages_of_the_page(tmp_path: Path) -> None:
+    _, told = run(dict(BLOCKS)["production"], tmp_path, fails_at=0)
+    stages = [one.rpartition("=")[2] for one in told if re.search(rf"apply -k .* -l {COMPONENT}=", one)]
+    found = manifests("production")
+    by_wave = sorted(found.deployments.values(), key=sync_wave)
+    assert [*dict.fromkeys(one["metadata"]["labels"][COMPONENT] for one in by_wave)] == stages
+    for job in found.jobs.values():
+        assert annotations(job)["argocd.argoproj.io/hook"] == "PreSync"
 
 
 def test_every_path_on_the_page_is_there() -> None:

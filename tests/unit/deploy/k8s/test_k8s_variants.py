@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.docker_servers import POSTGRES_IMAGE
 from tests.unit.deploy.k8s.manifests import K8S, OVERLAYS, PORTS, app, manifests, pod
 from tests.unit.deploy.k8s.network_rules import allowed
 from tests.unit.deploy.k8s.variants import ingress_variant
@@ -57,3 +58,34 @@ def test_pods_run_as_the_user_of_the_image() -> None:
     for document in manifests("production").ours.values():
         context = pod(document)["securityContext"]
         assert (str(context["runAsUser"]), str(context["runAsGroup"])) == user
+
+
+def test_the_laptops_kafka_logs_to_standard_output_alone() -> None:
+    found = manifests("local")
+    kafka = found.servers["kafka"]
+    (container,) = pod(kafka)["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    assert variables["KAFKA_GC_LOG_OPTS"] == "-Xlog:gc=off", "else its start script logs into files"
+    (mount,) = [one for one in container["volumeMounts"] if one["mountPath"] == "/mnt/shared/config"]
+    (volume,) = [one for one in pod(kafka)["volumes"] if one["name"] == mount["name"]]
+    text = found.named("ConfigMap")[volume["configMap"]["name"]]["data"]["log4j2.yaml"]
+    logging = yaml.safe_load(text)["Configuration"]
+    assert set(logging["Appenders"]) == {"Console"}
+    assert isinstance(logging["Loggers"]["Logger"], list), (
+        "the image's entrypoint replaces what it cannot read"
+    )
+    names = [one["ref"] for one in logging["Loggers"]["Root"]["AppenderRef"]]
+    assert names == [logging["Appenders"]["Console"]["name"]]
+
+
+def test_memory_of_users_is_that_of_the_others() -> None:
+    limits = {
+        name: app(document)["resources"]["limits"]["memory"]
+        for name, document in manifests("production").deployments.items()
+    }
+    assert set(limits.values()) == {"384Mi"}, limits
+
+
+def test_the_laptops_postgresql_is_the_one_that_the_tests_use() -> None:
+    (container,) = pod(manifests("local").servers["postgresql"])["containers"]
+    assert container["image"] == POSTGRES_IMAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from chassis.lifecycle import DRAIN_ALL_SECONDS
@@ -12,14 +13,19 @@ from tests.unit.deploy.k8s.manifests import (
     WORKLOADS,
     Document,
     Manifests,
+    annotations,
     app,
     containers,
     pod,
     program_of,
     selected,
+    sync_wave,
 )
 
 ENDPOINTS_SECONDS = 5  # what kube-proxy, DNS and proxies are given to hear of it
+HOOK = "argocd.argoproj.io/hook"
+STAGES = ("service", "orchestrator", "gateway")  # components of Deployments: who is called before who calls
+AFTER_THE_DEPLOYMENTS = {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
 GATEWAY_PROBE = {"path": "/healthz", "port": "http"}
 
 
@@ -39,10 +45,53 @@ def each_database_has_a_migration_job_before_the_rollout(found: Manifests) -> It
     for name, document in found.jobs.items():
         if app(document)["command"] != ["python", "-m", "chassis.migrations", program_of(name).package]:
             yield f"{name} runs {app(document)['command']}"
-        if document["metadata"]["annotations"].get("argocd.argoproj.io/hook") != "PreSync":
+        if annotations(document).get(HOOK) != "PreSync":
             yield f"{name} is no PreSync hook"
         if "activeDeadlineSeconds" not in document["spec"] or pod(document).get("restartPolicy") != "Never":
             yield f"{name} may run for ever"
+
+
+def what_migrations_run_with_is_there_before_them(found: Manifests) -> Iterator[str]:
+    """In the first sync of Argo CD nothing is there but what earlier waves of hooks made."""
+    there: set[tuple[str, str]] = set()
+    first_job = min((sync_wave(job) for job in found.jobs.values()), default=0)
+    for document in found.migrations:
+        kind, name = document["kind"], document["metadata"]["name"]
+        if kind == "Job":
+            continue
+        there.add((kind, name))
+        if annotations(document).get(HOOK) != "PreSync" or sync_wave(document) >= first_job:
+            yield f"{kind}/{name} is not there before the Jobs"
+    for name, job in found.jobs.items():
+        maps = {one["configMap"]["name"] for one in pod(job).get("volumes", []) if "configMap" in one}
+        needed = {("ServiceAccount", name), ("NetworkPolicy", name), *(("ConfigMap", one) for one in maps)}
+        for kind, missing in sorted(needed - there):
+            yield f"{name} needs {kind}/{missing}, which comes later"
+
+
+def who_is_called_is_rolled_out_before_who_calls(found: Manifests) -> Iterator[str]:
+    waves: dict[str, set[int]] = {stage: set() for stage in STAGES}
+    for name, document in found.deployments.items():
+        stage = document["metadata"]["labels"].get("app.kubernetes.io/component")
+        if stage not in waves:
+            yield f"{name} is of no stage: {stage}"
+            return
+        waves[stage].add(sync_wave(document))
+    in_order = [waves[stage] for stage in STAGES]
+    if not all(max(one) < min(later) for one, later in itertools.pairwise(in_order) if one and later):
+        yield f"the waves are {waves}"
+    every = [wave for one in in_order for wave in one]
+    yield from _around_the_deployments(found, min(every, default=0), max(every, default=0))
+
+
+def _around_the_deployments(found: Manifests, first: int, last: int) -> Iterator[str]:
+    for document in found.rollout:
+        place = f"{document['kind']}/{document['metadata']['name']}"
+        if document["kind"] in AFTER_THE_DEPLOYMENTS:
+            if sync_wave(document) <= last:
+                yield f"{place} is waited for before its Deployment is there"
+        elif document["kind"] != "Deployment" and sync_wave(document) >= first:
+            yield f"{place} is not there before the Deployments"
 
 
 def migrations_have_a_role_that_workloads_do_not(found: Manifests) -> Iterator[str]:
@@ -197,6 +246,8 @@ def settings_come_from_nowhere_but_the_manifests(found: Manifests) -> Iterator[s
 RULES = (
     each_program_has_a_deployment_that_runs_it,
     each_database_has_a_migration_job_before_the_rollout,
+    what_migrations_run_with_is_there_before_them,
+    who_is_called_is_rolled_out_before_who_calls,
     migrations_have_a_role_that_workloads_do_not,
     startup_probes_wait_for_a_sign_of_life,
     liveness_probes_do_not_ask_the_database,
