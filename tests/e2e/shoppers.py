@@ -159,6 +159,11 @@ class Client:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    async def close_account(self) -> None:
+        """Deactivate this account, for good."""
+        answer = await self._client.delete("/users/me")
+        assert answer.is_success, answer.text
+
     async def cancel(
         self, order_id: str, *, key: str = "", reason: str = "ordered twice", wait_seconds: int = 20
     ) -> Answer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -19,68 +18,22 @@ from orchestrator.sagas.place_order import PLACE_ORDER
 from tests.conftest import JARS, maven_works
 from tests.e2e.books import received_from_kafka, rows
 from tests.e2e.eventually import eventually
-from tests.e2e.shoppers import PASSWORD, Market, Shopper
-from tests.trace_collector import Seen, TraceCollector, collecting
+from tests.e2e.shoppers import PASSWORD, Market
+from tests.e2e.traces import CLIENTS_SPAN, REQUEST, Traced, named, way_to
+from tests.trace_collector import Seen, collecting
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CLIENTS_SPAN = "b7ad6b7169203331"
 REPLICA, OTHER = "orchestrator", "orchestrator-2"
 LEASE = {"SAGACITY_ORCHESTRATOR_LEASE_SECONDS": "1"}
 # Long enough that an order is under way when its orchestrator is killed.
 SLOW = {"SAGACITY_PAYMENTS_SIMULATED_SLOW_SECONDS": "3"}
 EXPORT_EVERY = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
-REQUEST = "POST /api/v1/orders"
+CANCEL = "POST /api/v1/orders/{order_id}/cancellation"
+REFUND = "POST /api/v1/orders/{order_id}/refunds"
+CLOSE = "DELETE /api/v1/users/me"
 SENDERS = frozenset({"sagacity-orders", "sagacity-inventory", "sagacity-payments"})
 STEPS = {step.name: step for group in PLACE_ORDER.groups for step in group}
-
-
-@dataclass
-class Traced:
-    """A suite whose processes all send their spans to one collector."""
-
-    market: Market
-    collector: TraceCollector
-
-    async def shopper(self, token: str) -> tuple[Shopper, str]:
-        """A customer whose requests from now on belong to a trace of their own, and its id."""
-        shopper = await self.market.shopper(token)
-        trace_id = secrets.token_hex(16)
-        shopper.trace(f"00-{trace_id}-{CLIENTS_SPAN}-01")
-        return shopper, trace_id
-
-    async def whole(self, trace_id: str, senders: frozenset[str] = frozenset()) -> list[Seen]:
-        """The spans of a trace once nothing is missing between them and all that has a part had it.
-
-        Each process sends its own when it likes: the saga, its request, the facts of `senders`, and those who
-        hear of them are waited for.
-        """
-
-        async def spans() -> list[Seen]:
-            return self.collector.of_trace(trace_id)
-
-        def is_whole(seen: list[Seen]) -> bool:
-            ended = named(seen, "internal", "saga place_order") and named(seen, "server", REQUEST)
-            sent = {span.process for span in seen if span.kind == "producer"}
-            return bool(ended and senders <= sent and consumed(seen) and not missing(seen))
-
-        return await eventually(spans, until=is_whole)
-
-
-def missing(spans: Iterable[Seen]) -> set[str]:
-    """The parents that nobody sent; the client's own span is one, and the first of a trace has none."""
-    spans = list(spans)
-    return {span.parent_id for span in spans} - {span.span_id for span in spans} - {CLIENTS_SPAN, ""}
-
-
-def consumed(spans: Iterable[Seen]) -> bool:
-    """Whether the statistics of users have had the order's end."""
-    ends = {"sagacity.orders.v1.OrderConfirmed", "sagacity.orders.v1.OrderRejected"}
-    return any(span.kind == "consumer" and span.attributes["sagacity.event.type"] in ends for span in spans)
-
-
-def named(spans: Iterable[Seen], kind: str, name: str) -> list[Seen]:
-    return [span for span in spans if (span.kind, span.name) == (kind, name)]
 
 
 def children(spans: Iterable[Seen], parent: Seen) -> list[Seen]:
@@ -196,6 +149,54 @@ async def test_a_declined_order_and_what_undoes_it_are_one_trace(traced: Traced)
     assert saga.attributes["sagacity.saga.state"] == "COMPENSATED"
 
 
+@pytest.mark.parametrize(
+    ("verb", "request_name", "senders"),
+    [
+        ("cancel", CANCEL, SENDERS),
+        ("refund", REFUND, frozenset({"sagacity-orders", "sagacity-payments"})),
+    ],
+)
+async def test_what_is_asked_of_a_sold_order_is_one_trace_of_its_own(
+    traced: Traced, verb: str, request_name: str, senders: frozenset[str]
+) -> None:
+    shopper, order_id = await traced.sold()
+    client = shopper if verb == "cancel" else await traced.market.clerk()
+    trace_id = traced.follow(client)
+    answer = await getattr(client, verb)(order_id)
+    assert answer.status == 200, answer
+    kind, rpc = f"{verb}_order", f"sagacity.sagas.v1.OrderSagas/{verb.title()}Order"
+    spans = await traced.whole(trace_id, senders, request=request_name, kind=kind)
+    assert not any(span.failed for span in spans)
+    (saga,) = named(spans, "internal", f"saga {kind}")
+    assert saga.attributes["sagacity.order.id"] == order_id
+    assert way_to(saga, spans) == [
+        ("sagacity-gateway", request_name),
+        ("sagacity-gateway", rpc),
+        ("sagacity-orchestrator", rpc),
+        ("sagacity-orchestrator", f"saga {kind}"),
+    ]
+
+
+async def test_a_cancellation_that_follows_a_closed_account_is_in_the_trace_of_that(traced: Traced) -> None:
+    shopper, order_id = await traced.sold()
+    trace_id = traced.follow(shopper)
+    await shopper.close_account()
+    spans = await traced.whole(trace_id, SENDERS, request=CLOSE, kind="cancel_order")
+    (saga,) = named(spans, "internal", "saga cancel_order")
+    assert saga.attributes["sagacity.order.id"] == order_id
+    rpc = "sagacity.sagas.v1.OrderSagas/CancelOrder"
+    assert way_to(saga, spans) == [
+        ("sagacity-gateway", CLOSE),
+        ("sagacity-gateway", "sagacity.users.v1.Users/DeactivateUser"),
+        ("sagacity-users", "sagacity.users.v1.Users/DeactivateUser"),
+        ("sagacity-users", "send sagacity.users.v1"),
+        ("sagacity-orders", "process sagacity.users.v1"),
+        ("sagacity-orders", rpc),
+        ("sagacity-orchestrator", rpc),
+        ("sagacity-orchestrator", "saga cancel_order"),
+    ]
+
+
 async def test_a_malformed_traceparent_is_ignored(traced: Traced) -> None:
     sku = await traced.market.product(5)
     shopper = await traced.market.shopper()
@@ -219,8 +220,15 @@ async def test_nothing_that_a_person_typed_is_in_a_span_or_a_log(traced: Traced)
     answer = await shopper.place({sku: 1})
     assert answer.status == 201
     profile = await shopper.get("/users/me?canary-of-a-query=1")
-    await shopper.cancel(str(answer.order_id), reason="canary of a reason")
+    cancelled = await shopper.cancel(str(answer.order_id), reason="canary of a reason")
+    assert cancelled.status == 200, cancelled
     await traced.whole(trace_id)
+    await traced.whole(trace_id, request=CANCEL, kind="cancel_order")
+
+    async def read() -> list[Seen]:
+        return named(traced.collector.of_trace(trace_id), "server", "GET /api/v1/users/me")
+
+    await eventually(read)
 
     canaries = [
         profile["email"],
