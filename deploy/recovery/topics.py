@@ -18,6 +18,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -58,7 +59,7 @@ async def count() -> None:
     """Say for every topic how many records would be kept and left out; write and change nothing."""
     servers = kafka_bootstrap_servers()
     for context, dsn in dsns(FACTS).items():
-        await _sort(servers, context, dsn, None, force=True)
+        await sort(servers, _topic(context), last_facts(dsn, context), None, force=True)
 
 
 async def cut(folder: Path, *, force: bool) -> None:
@@ -74,7 +75,7 @@ async def cut(folder: Path, *, force: bool) -> None:
         # Where there is one, an earlier run may have deleted what it holds.
         if not any((folder / f"{context}.{state}").exists() for state in ("records", "done")):
             files = folder / f"{context}.draft", folder / f"{context}.discarded"
-            await _sort(servers, context, dsn, files, force=force)
+            await sort(servers, _topic(context), last_facts(dsn, context), files, force=force)
     wrong: list[str] = []
     for context in databases:
         try:
@@ -85,11 +86,15 @@ async def cut(folder: Path, *, force: bool) -> None:
         raise SpoolError("; ".join(wrong))
 
 
-async def _sort(
-    servers: str, context: str, dsn: str, files: tuple[Path, Path] | None, *, force: bool
+async def sort(
+    servers: str, topic: str, facts: Mapping[str, int], files: tuple[Path, Path] | None, *, force: bool
 ) -> None:
-    topic = _topic(context)
-    counted = await spool(servers, topic, last_facts(dsn, context), files)
+    """Spool a topic, as `spool.spool` does, and say how many records are known.
+
+    Raises:
+        SpoolError: none is, of many: that database is rather the wrong one. Not with `force`.
+    """
+    counted = await spool(servers, topic, facts, files)
     _say(
         f"{topic}: {counted['kept']} known, {counted['unknown']} unknown to the database, "
         f"{counted['unreadable']} no events"

@@ -16,6 +16,7 @@ from chassis.ids import new_id
 from deploy.recovery import topic_log
 from deploy.recovery.replacement import replace
 from deploy.recovery.spool import SpoolError, spool
+from deploy.recovery.topics import sort
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.timeout(120)]
 
@@ -176,3 +177,17 @@ async def test_a_spool_of_another_topic_or_cluster_is_refused(
     with pytest.raises(SpoolError, match="in the cluster another"):
         await replace(servers, topic, file)
     assert await ids(servers, other) == await ids(servers, topic) == {0: ["a/1"], 1: []}
+
+
+async def test_a_database_that_knows_nothing_of_a_topic_is_asked_about(
+    kafka_bootstrap_servers: str, tmp_path: Path
+) -> None:
+    """It is rather the wrong one; who means it says so."""
+    servers, files = kafka_bootstrap_servers, (tmp_path / "kept", tmp_path / "discarded")
+    topic = await new_topic(servers, [event("a", 1)])
+    with pytest.raises(SpoolError, match="the database knows none of 1 events; is it the right one"):
+        await sort(servers, topic, {}, files, force=False)
+    assert await ids(servers, topic) == {0: ["a/1"], 1: []}
+    await sort(servers, topic, {}, files, force=True)
+    assert await replace(servers, topic, files[0]) == 0
+    assert await ids(servers, topic) == {0: [], 1: []}
