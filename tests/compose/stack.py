@@ -29,16 +29,22 @@ from tests.e2e.eventually import eventually
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deploy" / "compose.yaml"
 STAND_INS = ROOT / "tests" / "compose" / "stand_ins" / "make.sh"
+ROLL = ROOT / "deploy" / "compose" / "roll.sh"
 BUILD_SECONDS = 1800
+# Eight containers and five migrations on a small machine.
+ROLL_SECONDS = 1200
 COMMAND_SECONDS = 600
 UP_SECONDS = 400
 HEALTHY_SECONDS = 180.0
 TAG = "test"
 IMAGE = f"sagacity:{TAG}"
+# Another name for the same image: to the engine another release.
+NEXT_TAG = "test-next"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text("utf-8"))["services"]
 STANDING = tuple(
     name for name, service in SERVICES.items() if service["restart"] != "no" and "profiles" not in service
 )
+PROCESSES = tuple(name for name in STANDING if SERVICES[name]["image"].startswith("sagacity:"))
 # What is named by make.sh, and by the image that it stands for.
 STAND_IN_OF = {"python": "python", "postgres": "postgres", "apache/kafka": "kafka", "haproxy": "haproxy"}
 KAFKA = "kafka"
@@ -58,6 +64,7 @@ def prepare_images() -> None:
         kinds = [STAND_IN_OF[image.partition(":")[0]] for image in missing]
         run([str(STAND_INS), *kinds], seconds=BUILD_SECONDS)
     run(["make", "--no-print-directory", "image", f"TAG={TAG}"], seconds=BUILD_SECONDS)
+    run(["docker", "tag", IMAGE, f"sagacity:{NEXT_TAG}"])
 
 
 def _template(image: str) -> str:
@@ -95,6 +102,7 @@ class Stack:
         self.project = f"sagacity-test-{os.getpid()}"
         self.secrets = make_all(folder / "secrets")
         self.port = free_port()
+        self.tag = TAG
         self.broker = SimpleNamespace(bootstrap_servers=f"{KAFKA}:9092")
 
     # as tests/e2e know a suite
@@ -117,19 +125,28 @@ class Stack:
 
     def compose(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
         """Run `docker compose` on the project; AssertionError with its errors where it fails."""
-        command = ["docker", "compose", "--project-name", self.project, "--file", str(FILE), *arguments]
-        variables = {
-            "SAGACITY_TAG": TAG,
+        return run([*self._command(), *arguments], seconds=seconds, **self._variables())
+
+    def _command(self) -> list[str]:
+        return ["docker", "compose", "--project-name", self.project, "--file", str(FILE)]
+
+    def _variables(self) -> dict[str, str]:
+        return {
+            "SAGACITY_TAG": self.tag,
             "SAGACITY_PORT": str(self.port),
             "SAGACITY_SECRETS": str(self.secrets.folder),
         }
-        return run(command, seconds=seconds, **variables)
 
     def up(self, *services: str, recreate: bool = False) -> None:
         """Start all containers, or some without what they depend on, and wait until they are healthy."""
         which = ["--no-deps", *(["--force-recreate"] if recreate else []), *services] if services else []
         wait = ["--detach", "--no-build", "--wait", "--wait-timeout", str(UP_SECONDS)]
         self.compose("up", *wait, *which)
+
+    def roll(self, tag: str) -> None:
+        """Migrate and make our processes anew with another image, as `make roll` does."""
+        self.tag = tag
+        run([str(ROLL), "forward", *self._command()], seconds=ROLL_SECONDS, **self._variables())
 
     def down(self, *, volumes: bool) -> None:
         """Stop and remove the containers, and their data if `volumes`."""

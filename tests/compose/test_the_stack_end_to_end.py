@@ -11,8 +11,8 @@ import pytest
 
 from deploy.local.programs import PROGRAMS
 from tests.compose.figures import Figures
-from tests.compose.stack import IMAGE, STANDING, Stack, base_image, inspect, run
-from tests.compose.traffic import CONFIRMED, DECLINED, ENDS, STOCK, Seen, insist, shopping
+from tests.compose.stack import IMAGE, NEXT_TAG, PROCESSES, STANDING, Stack, base_image, inspect, run
+from tests.compose.traffic import CONFIRMED, CUT_OFF, DECLINED, ENDS, SHOPPERS, STOCK, Seen, insist, shopping
 from tests.e2e.eventually import eventually
 from tests.e2e.invariants import prove_everything
 from tests.e2e.shoppers import Market
@@ -21,6 +21,10 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 MAX_IMAGE_MB = 250
 PAGE_SECONDS = 10
+# A customer asks one thing at a time, so a gateway that goes away can cut each of them off once. All else
+# on the way is to ask again: how often that is says how fast the machine is, and nothing of the promise.
+MAX_CUT_OFF_PER_GATEWAY = SHOPPERS
+GATEWAYS = ("gateway-1", "gateway-2")
 # What an order goes through, and what it needs: each dies once while orders are placed.
 VICTIMS = ("orchestrator-1", "payments", "gateway-1", "orders-database", "kafka")
 READ_ONLY = """
@@ -56,8 +60,7 @@ with psycopg.connect(pathlib.Path(sys.argv[1]).read_text()) as connection:
 
 
 def check_seen(seen: Seen) -> None:
-    """Whatever was done, every order had an end, and until then nothing but answers to ask again."""
-    assert seen.unexpected == []
+    """Whatever was done, every order had an end that its customer was told, within INSIST_SECONDS."""
     assert seen.orders.keys() <= ENDS, seen.orders
     assert seen.orders[CONFIRMED] > 0
     assert seen.orders[DECLINED] > 0
@@ -68,6 +71,7 @@ def tell(figures: Figures, what: str, seen: Seen) -> None:
         what,
         {
             "seconds": round(seen.seconds),
+            "longest order, seconds": round(seen.longest_seconds),
             "confirmed": seen.orders[CONFIRMED],
             "declined": seen.orders[DECLINED],
             "answers on the way": dict(seen.on_the_way.most_common()),
@@ -196,6 +200,8 @@ async def test_whatever_is_killed_comes_back_and_every_order_ends(
             await stack.healthy(victim, restarts=before["RestartCount"] + 1)
     tell(figures, "killed: " + ", ".join(VICTIMS), seen)
     check_seen(seen)
+    killed = [name for name in VICTIMS if name in GATEWAYS]
+    assert seen.on_the_way[CUT_OFF] <= MAX_CUT_OFF_PER_GATEWAY * len(killed)
     await prove_everything(stack, market.journal)  # type: ignore[arg-type]
 
 
@@ -205,12 +211,18 @@ async def test_every_container_is_rolled_under_load_and_every_order_ends(
     sku = await market.product(stock=STOCK)
     before = {name: await asyncio.to_thread(stack.container, name) for name in STANDING}
     async with shopping(market, sku) as seen:
+        await asyncio.to_thread(stack.roll, NEXT_TAG)
         for name in STANDING:
-            await asyncio.to_thread(stack.up, name, recreate=True)
+            if name not in PROCESSES:
+                await asyncio.to_thread(stack.up, name, recreate=True)
     tell(figures, f"rolled: {len(STANDING)} containers, one after another", seen)
     for name in STANDING:
-        assert await asyncio.to_thread(stack.container, name) != before[name]
+        now = await asyncio.to_thread(stack.container, name)
+        assert now != before[name]
+        if name in PROCESSES:
+            assert inspect("container", now)["Config"]["Image"] == f"sagacity:{NEXT_TAG}"
     check_seen(seen)
+    assert seen.on_the_way[CUT_OFF] <= MAX_CUT_OFF_PER_GATEWAY * len(GATEWAYS)
     await prove_everything(stack, market.journal)  # type: ignore[arg-type]
 
 

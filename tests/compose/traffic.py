@@ -22,6 +22,8 @@ PAUSE_SECONDS = 0.2
 # Of an outage: no connection, or one that was cut; no answer in time; accepted and under way.
 RETRIABLE = {NO_ANSWER, 202, 502, 503, 504}
 CONFIRMED, DECLINED = 201, 402
+# What the proxy says when a gateway went away with a request in its hands.
+CUT_OFF = "502 GATEWAY_AWAY"
 ENDS = {CONFIRMED, DECLINED}
 
 
@@ -31,7 +33,7 @@ class Seen:
 
     orders: Counter[int] = field(default_factory=Counter)  # how each order ended → how many
     on_the_way: Counter[str] = field(default_factory=Counter)  # each other answer → how often
-    unexpected: list[Answer] = field(default_factory=list)
+    longest_seconds: float = 0.0  # from the first time of asking until it was known how the order ended
     seconds: float = 0.0
 
     def take(self, intent: Intent) -> None:
@@ -40,8 +42,6 @@ class Seen:
         self.orders[last.status] += 1
         for answer in before:
             self.on_the_way[_kind(answer)] += 1
-            if answer.status not in RETRIABLE:
-                self.unexpected.append(answer)
 
 
 def _kind(answer: Answer) -> str:
@@ -62,7 +62,7 @@ async def shopping(market: Market, sku: str) -> AsyncIterator[Seen]:
     started = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for shopper in shoppers:
-            group.create_task(_shop(shopper, sku, stop))
+            group.create_task(_shop(shopper, sku, stop, seen))
         try:
             yield seen
         finally:
@@ -72,11 +72,13 @@ async def shopping(market: Market, sku: str) -> AsyncIterator[Seen]:
         seen.take(intent)
 
 
-async def _shop(shopper: Shopper, sku: str, stop: asyncio.Event) -> None:
+async def _shop(shopper: Shopper, sku: str, stop: asyncio.Event, seen: Seen) -> None:
     for _ in range(MAX_ORDERS):
         if stop.is_set():
             return
+        asked_at = time.monotonic()
         await insist(shopper, sku)
+        seen.longest_seconds = max(seen.longest_seconds, time.monotonic() - asked_at)
     raise AssertionError(f"{MAX_ORDERS} orders, and it did not stop")
 
 
