@@ -23,6 +23,7 @@ from chassis.consumer_metrics import (
     APPLIED,
     DUPLICATES,
     GAPS,
+    OUTAGE,
     OUTAGES,
     PARKED,
     REGRESSIONS,
@@ -103,6 +104,7 @@ class Consumer:
         self._database = database
         self._registry = registry or Consumers()
         self._failures = 0
+        self._in_outage = False
         # The aggregates that failed since something was applied.
         self._halted_in_a_row: set[str] = set()
         self._caught_up = False
@@ -123,6 +125,7 @@ class Consumer:
             while not self._caught_up:
                 await self._run_once()
         finally:
+            OUTAGE.labels(self._group).set(0)
             self._registry.remove(self)
             # Only now, the connections closed and the group left, may a drainer end the process: a member
             # that goes without a word keeps its partitions from the others until its session runs out.
@@ -137,9 +140,7 @@ class Consumer:
             # where a connection breaks while it waits.
             if is_cancelled():
                 raise asyncio.CancelledError from error
-            if not self._failures:
-                OUTAGES.labels(self._group).inc()
-                _log.warning("consumer_halted", group=self._group, error=repr(error))
+            self._show_outage(error)
             self._failures += 1
             await _back_off(self._failures)
 
@@ -197,9 +198,8 @@ class Consumer:
                 continue
             await session.commit()
             await session.show_lag()
-            if self._failures:
-                self._failures = 0
-                _log.info("consumer_resumed", group=self._group)
+            self._failures = 0
+            self._show_outage(session.silence)
             if polled and sum(map(len, polled.values())) < MAX_BATCH:
                 await asyncio.sleep(PACE_SECONDS)
             if not polled and self._draining.is_set() and await _caught_up(kafka):
@@ -220,6 +220,7 @@ class Consumer:
             session.give_back(polled, session.epoch)
             await session.show_lag()
             state = await self.inbox.state()
+            self._show_outage(session.silence)
         self._caught_up = state is not ConsumerState.RUNNING
         self._halted_in_a_row.clear()
         kafka.resume(*kafka.paused())
@@ -307,10 +308,21 @@ class Consumer:
             raise NotRunningError(await self.inbox.state())
         return True
 
+    def _show_outage(self, error: BaseException | None) -> None:
+        """Says once that an outage began, and once that it is over."""
+        if error is not None and not self._in_outage:
+            OUTAGES.labels(self._group).inc()
+            _log.warning("consumer_halted", group=self._group, error=repr(error))
+        if error is None and self._in_outage:
+            _log.info("consumer_resumed", group=self._group)
+        self._in_outage = error is not None
+        OUTAGE.labels(self._group).set(self._in_outage)
+
     async def _is_database_there(self) -> bool:
         try:
             await self._database.ping()
-        except Fault:
+        except Fault as away:
+            self._show_outage(away)
             return False
         return True
 

@@ -48,6 +48,13 @@ OUTAGES = counter(
     of=CONSUMERS,
     look="Kafka or the database was away; the `consumer_halted` line of the log says why",
 )
+OUTAGE = gauge(
+    "sagacity_consumer_outage",
+    "1 while nothing can be consumed, for Kafka or the database does not answer.",
+    "group",
+    of=CONSUMERS,
+    look="1 for minutes: the `consumer_halted` line of the log says why. The lag is old or hidden meanwhile",
+)
 STOPPED = gauge(
     "sagacity_consumer_stopped",
     "1 while it was seen that nothing may be applied: `PAUSED` by an operator, `HALTED` by itself.",
@@ -70,8 +77,8 @@ LAG = gauge(
 
 def show_from_the_beginning(group: str) -> None:
     """Shows a group's numbers before they count: for Prometheus a counter that appears later never rose."""
-    for counted in (APPLIED, DUPLICATES, PARKED, GAPS, OUTAGES):
-        counted.labels(group)
+    for shown in (APPLIED, DUPLICATES, PARKED, GAPS, OUTAGES, OUTAGE):
+        shown.labels(group)
     for kind in ("offset", "sequence"):
         REGRESSIONS.labels(group, kind)
     for state in ("PAUSED", "HALTED"):

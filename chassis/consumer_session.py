@@ -48,6 +48,9 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
         self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._lag_due = 0.0
+        # Why Kafka did not answer when it was asked last; None: it did. Polling does not tell: while a broker
+        # is away there is nothing to read, as where nothing was sent.
+        self.silence: Exception | None = None
 
     @override
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
@@ -145,20 +148,35 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has 
                 self._kafka.seek(partition, at)
 
     async def show_lag(self) -> None:
-        """Refreshes the lag of this member's partitions, now and then."""
+        """Refreshes the lag of this member's partitions, and whether Kafka answers, now and then."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._lag_due:
             return
         self._lag_due = loop.time() + LAG_SECONDS
-        with suppress(KafkaError, IllegalStateError, TimeoutError):
+        try:
             async with asyncio.timeout(LAG_TIMEOUT_SECONDS):
-                partitions = self._kafka.assignment()
-                ends = await self._kafka.end_offsets(partitions)
-                for each in partitions & self._kafka.assignment():
-                    at = self._next.get(each)
-                    if at is None:
-                        at = await self._kafka.position(each)
-                    LAG.labels(self._group, each.topic, each.partition).set(max(0, ends[each] - at))
+                await self._ask_for_lag()
+        except IllegalStateError:
+            pass  # the partitions went meanwhile
+        except TimeoutError:
+            self.silence = TimeoutError("Kafka does not answer")
+        except KafkaError as error:
+            self.silence = error
+        else:
+            self.silence = None
+
+    async def _ask_for_lag(self) -> None:
+        partitions = self._kafka.assignment()
+        if not partitions:
+            # Another member has them; what this one can say is whether Kafka is there.
+            await self._kafka.topics()
+            return
+        ends = await self._kafka.end_offsets(partitions)
+        for each in partitions & self._kafka.assignment():
+            at = self._next.get(each)
+            if at is None:
+                at = await self._kafka.position(each)
+            LAG.labels(self._group, each.topic, each.partition).set(max(0, ends[each] - at))
 
     def hide_lag(self, partitions: Collection[TopicPartition]) -> None:
         """Shows nothing of partitions that another member may have now."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from chassis import trace_metrics, tracing
+from chassis import outbox_slot, trace_metrics, tracing
 from chassis.barrier_pruning import BarrierPruning
 from chassis.clock import SystemClock
 from chassis.config import ProcessSettings, environment
@@ -92,10 +92,13 @@ def start_relay(
     """Run the relay of this database's outbox; returns what to call after a commit that appended to it.
 
     Without Kafka there is no relay, and facts stay in the outbox; nor is there one where the settings leave
-    it to Debezium. At the stop it is drained, within a bound.
+    it to Debezium, whose slot is watched then. At the stop it is drained, within a bound.
     """
     servers = settings.kafka_bootstrap_servers
-    if not (servers and settings.relay_enabled):
+    if not settings.relay_enabled:
+        life.start(outbox_slot.watch(database, topic), name="outbox slot")
+        return _nobody_to_wake
+    if not servers:
         return _nobody_to_wake
     relay = Relay(database, bootstrap_servers=servers, topic=topic, owner=settings.process)
     life.start(relay.run(), name="relay")

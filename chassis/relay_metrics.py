@@ -84,6 +84,10 @@ class OutboxWatch:
         """Sets the gauges to what was read, and gives or ends the alarm."""
         WAITING.labels(self._topic).set(seen.waiting)
         OLDEST_AGE_SECONDS.labels(self._topic).set(seen.oldest_age_seconds or 0.0)
+        self.show_horizon(seen)
+
+    def show_horizon(self, seen: Backlog) -> None:
+        """As `show`, of the horizon alone."""
         held_seconds = seen.oldest_transaction_seconds or 0.0
         OLDEST_TRANSACTION_SECONDS.labels(self._topic).set(held_seconds)
         held = held_seconds > MAX_TRANSACTION_SECONDS

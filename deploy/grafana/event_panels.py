@@ -88,6 +88,20 @@ _OUTBOX: Final = Row(
             ("max by (topic) (sagacity_outbox_oldest_transaction_seconds)", "{{topic}}"),
             alert="SagacityOutboxHorizonHeld",
         ),
+        graph(
+            "Debezium: slots without a reader",
+            "short",
+            "Only where Debezium publishes. 1: nobody reads that slot, and nothing is published.",
+            ("1 - max by (topic) (sagacity_outbox_slot_active)", "{{topic}}"),
+            alert="SagacityOutboxSlotAway",
+        ),
+        graph(
+            "Debezium: log not confirmed",
+            "bytes",
+            "Only where Debezium publishes. Growing: facts come late, and the log fills PostgreSQL's disk.",
+            ("max by (topic) (sagacity_outbox_slot_behind_bytes)", "{{topic}}"),
+            alert="SagacityOutboxSlotBehind",
+        ),
     ),
 )
 _CONSUMERS: Final = Row(
@@ -122,7 +136,8 @@ _CONSUMERS: Final = Row(
         wide(
             "Stopped, halted by outages",
             "short",
-            "1 while a consumer is PAUSED by a person or HALTED by itself; and outages of an hour.",
+            "1 while a consumer is PAUSED, HALTED by itself, or cannot consume; and outages of an hour.",
+            ("max by (group) (sagacity_consumer_outage)", "{{group}} cannot consume"),
             ("max by (group, state) (sagacity_consumer_stopped)", "{{group}} {{state}}"),
             ("sum by (group) (increase(sagacity_consumer_outages_total[1h]))", "{{group}} outages"),
             alert="SagacityConsumerHalted",

@@ -68,11 +68,11 @@ def _variables(board: Board) -> Iterator[dict[str, Any]]:
             "options": [],
             "current": {"text": ["All"], "value": ["$__all"]},
         }
-    # Where docs/runbook.md can be read: whoever serves it elsewhere changes this one value.
-    where = "docs/runbook.md"
+    # Whoever serves the repository somewhere sets this one value; docs/runbook.md says how.
+    where = ""
     yield {
-        "name": "runbook",
-        "label": "Runbook",
+        "name": "repository",
+        "label": "Address of the repository, with its last slash",
         "type": "textbox",
         "query": where,
         "hide": 0,
@@ -124,7 +124,11 @@ def _heading(row: Row, panel_id: int, top: int) -> dict[str, Any]:
 
 
 def _panel(panel: Panel, panel_id: int, place: dict[str, int]) -> dict[str, Any]:
-    link = {"title": "Runbook", "url": f"${{runbook}}#{panel.alert.lower()}", "targetBlank": True}
+    link = {
+        "title": "Runbook",
+        "url": f"${{repository:raw}}docs/runbook.md#{panel.alert.lower()}",
+        "targetBlank": True,
+    }
     return {
         "id": panel_id,
         "type": panel.kind,

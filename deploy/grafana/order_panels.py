@@ -7,7 +7,7 @@ from typing import Final
 from deploy.grafana.panels import Board, Row, graph, number, stacked
 from deploy.grafana.promql import quantile, rate
 
-_REST: Final = 'http_route!~"/healthz|/readyz"'
+_REST: Final = 'http_route!~"/healthz|/readyz|/api/v1/orders/{order_id}/events"'
 _PLACING: Final = 'http_method="POST", http_route="/api/v1/orders"'
 
 

@@ -36,7 +36,8 @@ SEVERITIES = {"critical", "warning", "info"}
 # What the issue wants alerts about, by words of their names.
 WANTED = (
     "SagaParked", "OldestOpenSaga", "SagasOverdue", "OutboxOld", "RelayKeyStuck", "OutboxHorizonHeld",
-    "ConsumerLagging", "ConsumerHalted", "DeadLetters", "AvailabilityBurnsFast", "AvailabilityBurnsSlowly",
+    "ConsumerLagging", "ConsumerHalted", "ConsumerOutage", "DeadLetters", "OutboxSlotBehind",
+    "OutboxSlotAway", "AvailabilityBurnsFast", "AvailabilityBurnsSlowly",
     "OrderLatencyBurnsFast", "OrderLatencyBurnsSlowly", "PoolExhausted", "BreakerOpen", "ProviderUnknown",
     "LeaseLosses", "TargetDown", "CancellationWaiting", "SpansLost",
 )  # fmt: skip
@@ -79,9 +80,9 @@ def test_an_alert_has_a_severity_a_patience_and_words_with_its_value(name: str) 
     rule = ALERTS[name]
     assert rule["labels"]["severity"] in SEVERITIES
     assert re.fullmatch(r"[1-9]\d*m", rule["for"])
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert "{{ $value" in rule["annotations"]["description"]
-    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+    assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
 
 
 @pytest.mark.parametrize("name", ALERTS)
@@ -224,8 +225,8 @@ def test_the_queries_of_the_runbook_and_of_the_dashboards_are_promql(tmp_path: P
 
 
 def test_the_example_scrapes_every_program() -> None:
-    (job,) = yaml.safe_load((FOLDER / "prometheus.yaml").read_text("utf-8"))["scrape_configs"]
-    assert job["job_name"].startswith("sagacity")
+    jobs = yaml.safe_load((FOLDER / "prometheus.yaml").read_text("utf-8"))["scrape_configs"]
+    (job,) = (job for job in jobs if job["job_name"] == "sagacity")
     services = {target["labels"]["service"] for target in job["static_configs"]}
     assert services == {program.rpartition(".")[2] for program in PROGRAMS}
     assert all(address.endswith(":9464") for target in job["static_configs"] for address in target["targets"])

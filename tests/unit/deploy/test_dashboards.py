@@ -129,7 +129,7 @@ def test_what_a_legend_names_is_left_by_its_expression(panel: dict[str, Any]) ->
 def test_a_link_leads_to_an_entry_of_the_runbook(panel: dict[str, Any]) -> None:
     for link in panel["links"]:
         where, _, entry = link["url"].partition("#")
-        assert where == "${runbook}"
+        assert where == "${repository:raw}docs/runbook.md"
         assert entry in {name.lower() for name in ALERTS}
 
 

@@ -1,0 +1,84 @@
+"""What a consumer shows while it cannot consume, and that it shows when it can again."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from chassis import consumer as consumer_module
+from chassis import consumer_session
+from chassis.postgres import statement
+from tests.integration.chassis.consuming import DDL, letters, shown, until_applied, until_shown
+
+NAME = statement("name", "SELECT current_database() AS name")
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+pytestmark = [pytest.mark.integration, pytest.mark.kafka]
+
+
+@pytest.fixture(autouse=True)
+def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "BACKOFF_CAP_SECONDS", 0.5)
+    monkeypatch.setattr(consumer_session, "LAG_SECONDS", 0.2)
+
+
+async def test_a_consumer_is_in_an_outage_while_its_database_is_away(
+    *,
+    open_database: Any,
+    new_consumer: Any,
+    send: Any,
+    running: Any,
+    group: str,
+    postgres_admin_dsn: str,
+) -> None:
+    database = await open_database(DDL)
+    (row,) = await database.fetch(NAME, {})
+    name = row["name"]
+    admin = psycopg.connect(postgres_admin_dsn, autocommit=True)
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with admin:
+        async with running(new_consumer(database)):
+            await send(("a", 1))
+            await until_applied(database, {"a": [1]})
+            admin.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
+            try:
+                admin.execute(CUT, [name])
+                await send(("a", 2))
+                await until_shown(1, "outage", group=group)
+                assert shown("outages_total", group=group) == 1
+            finally:
+                admin.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
+            await until_applied(database, {"a": [1, 2]})
+            await until_shown(0, "outage", group=group)
+    assert await letters(database) == []
+
+
+# It starts a broker of its own.
+@pytest.mark.timeout(300)
+async def test_a_consumer_is_in_an_outage_before_kafka_is_there_and_while_it_is_away_with_nothing_to_read(
+    *,
+    open_database: Any,
+    new_consumer: Any,
+    running: Any,
+    group: str,
+    tmp_path: Path,
+    kafka_jars: Path,
+) -> None:
+    from deploy.local.kafka import ApacheKafka
+
+    broker = ApacheKafka(tmp_path, jars=kafka_jars)
+    broker.prepare()
+    consumer = new_consumer(await open_database(DDL), servers=broker.bootstrap_servers)
+    assert shown("outage", group=group) == 0
+    try:
+        async with running(consumer):
+            await until_shown(1, "outage", group=group)
+            await asyncio.to_thread(broker.start)
+            await until_shown(0, "outage", group=group)
+            broker.kill()
+            await until_shown(1, "outage", group=group)
+            assert shown("outages_total", group=group) == 2
+    finally:
+        broker.kill()
