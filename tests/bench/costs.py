@@ -51,10 +51,10 @@ class Sizes:
     """How much is done: rounds, operations of each kind in a round, orders that a consumer is behind."""
 
     rounds: int = 3
-    operations: int = 320
+    operations: int = 280
     logins: int = 100
-    warm_up: int = 160
-    behind: int = 640
+    warm_up: int = 120
+    behind: int = 600
     idle_seconds: float = IDLE_SECONDS
     calm_looks: int = CALM_LOOKS
     shoppers: int = SHOPPERS

@@ -240,8 +240,9 @@ def main(
 ) -> None:
     """Measure confirmed orders per second, latencies and memory of the whole suite on this machine."""
     console = Console()
-    if quick and json_to is not None and scaling_page.is_committed_file(json_to):
-        raise typer.BadParameter("--quick measures nothing that is worth to be committed")
+    whole_costs = costs and not quick
+    if json_to is not None and scaling_page.is_committed_file(json_to) and not whole_costs:
+        raise typer.BadParameter("only --costs without --quick is written there", param_hint="--json-to")
     if costs:
         sizes = costs_of_operations.QUICK if quick else costs_of_operations.Sizes()
         load = round(os.getloadavg()[0], 2)

@@ -14,6 +14,7 @@ from cli.capacity_costs import DATABASES, FILE, measured, parsed
 from cli.capacity_model import plan
 from cli.capacity_workload import Workload
 from deploy.local.errors import LocalDeployError
+from tests.bench import costs as costs_of_operations
 from tests.bench import orders
 from tests.bench.costs import BusyMachineError, check_that_the_machine_is_free
 
@@ -83,7 +84,7 @@ def test_costs_are_measured_on_a_free_machine_only_unless_told_otherwise(
 
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(orders.costs_of_operations, "measure", measure)
+    monkeypatch.setattr(costs_of_operations, "measure", measure)
     with pytest.raises(typer.Exit):
         orders.main(costs=True)
     assert ("--even-if-busy" in capsys.readouterr().out) is (load > 1)
@@ -93,8 +94,9 @@ def test_costs_are_measured_on_a_free_machine_only_unless_told_otherwise(
     assert "far enough" in capsys.readouterr().out
 
 
-def test_a_quick_run_does_not_become_the_committed_costs() -> None:
+@pytest.mark.parametrize(("costs", "quick"), [(True, True), (False, False)])
+def test_what_is_not_the_whole_does_not_become_the_committed_costs(*, costs: bool, quick: bool) -> None:
     before = FILE.read_bytes()
     with pytest.raises(typer.BadParameter):
-        orders.main(costs=True, quick=True, json_to=FILE)
+        orders.main(costs=costs, quick=quick, json_to=FILE)
     assert FILE.read_bytes() == before
