@@ -116,14 +116,14 @@ def app(document: Document) -> Document:
     return container
 
 
-def annotations(document: Document) -> dict[str, str]:
+def annotations_of(document: Document) -> dict[str, str]:
     found: dict[str, str] = document["metadata"].get("annotations", {})
     return found
 
 
 def sync_wave(document: Document) -> int:
     """Return when Argo CD applies it, within its phase; the next wave waits until this one is healthy."""
-    return int(annotations(document).get("argocd.argoproj.io/sync-wave", "0"))
+    return int(annotations_of(document).get("argocd.argoproj.io/sync-wave", "0"))
 
 
 def program_of(name: str) -> Program:

@@ -13,7 +13,7 @@ from tests.unit.deploy.k8s.manifests import (
     OVERLAYS,
     ROOT,
     Document,
-    annotations,
+    annotations_of,
     app,
     manifests,
     matches,
@@ -125,7 +125,7 @@ def test_the_waves_of_argo_cd_are_the_stages_of_the_page(tmp_path: Path) -> None
     by_wave = sorted(found.deployments.values(), key=sync_wave)
     assert [*dict.fromkeys(one["metadata"]["labels"][COMPONENT] for one in by_wave)] == stages
     for job in found.jobs.values():
-        assert annotations(job)["argocd.argoproj.io/hook"] == "PreSync"
+        assert annotations_of(job)["argocd.argoproj.io/hook"] == "PreSync"
 
 
 def test_every_path_on_the_page_is_there() -> None:

@@ -13,7 +13,7 @@ from tests.unit.deploy.k8s.manifests import (
     WORKLOADS,
     Document,
     Manifests,
-    annotations,
+    annotations_of,
     app,
     containers,
     pod,
@@ -45,7 +45,7 @@ def each_database_has_a_migration_job_before_the_rollout(found: Manifests) -> It
     for name, document in found.jobs.items():
         if app(document)["command"] != ["python", "-m", "chassis.migrations", program_of(name).package]:
             yield f"{name} runs {app(document)['command']}"
-        if annotations(document).get(HOOK) != "PreSync":
+        if annotations_of(document).get(HOOK) != "PreSync":
             yield f"{name} is no PreSync hook"
         if "activeDeadlineSeconds" not in document["spec"] or pod(document).get("restartPolicy") != "Never":
             yield f"{name} may run for ever"
@@ -60,7 +60,7 @@ def what_migrations_run_with_is_there_before_them(found: Manifests) -> Iterator[
         if kind == "Job":
             continue
         there.add((kind, name))
-        if annotations(document).get(HOOK) != "PreSync" or sync_wave(document) >= first_job:
+        if annotations_of(document).get(HOOK) != "PreSync" or sync_wave(document) >= first_job:
             yield f"{kind}/{name} is not there before the Jobs"
     for name, job in found.jobs.items():
         maps = {one["configMap"]["name"] for one in pod(job).get("volumes", []) if "configMap" in one}
