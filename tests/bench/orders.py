@@ -63,7 +63,9 @@ class Phase:
         return len(self.latencies) / self.seconds
 
     def percentile_ms(self, percent: int) -> float:
-        """A percentile of the latencies, in milliseconds."""
+        """A percentile of the latencies, in milliseconds; of one, that one, of none 0."""
+        if len(self.latencies) < 2:
+            return sum(self.latencies) * 1000
         return statistics.quantiles(self.latencies, n=100)[percent - 1] * 1000
 
 
