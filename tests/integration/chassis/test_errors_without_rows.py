@@ -80,8 +80,10 @@ async def test_a_failed_rpc_is_logged_with_its_traceback_and_without_the_row(ope
     error = await violation(await open_database(TABLE))
     outer = RuntimeError("the use case failed")
     outer.__cause__ = ExceptionGroup("several", [error])
+    _, public = new_key_pair("tests")
+    gate = Gate("tests", {}, Verifier({"keys": [public]}), lambda _error: None)
     with capture_logs() as lines:
-        Gate("tests", {}, Verifier({"keys": [new_key_pair("tests")[1]]}), lambda _error: None)._fault(outer, "id")
+        gate._fault(outer, "id")
     said = rendered(lines)
     assert "rpc_failed" in said
     assert "Traceback" in said
