@@ -11,6 +11,8 @@ from chassis.outbox import BUCKETS, OUTBOX_DDL, append
 from chassis.postgres import Database
 from chassis.process import start_relay
 from chassis.relay import Relay
+from chassis.telemetry import REGISTRY
+from tests.e2e.eventually import eventually
 from tests.integration.chassis.consuming import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
@@ -195,9 +197,14 @@ async def test_a_service_runs_its_relay_unless_the_outbox_is_left_to_debezium(
     database = await open_database(OUTBOX_DDL)
     await publish(database, "order-1", 1)
     settings = ProcessSettings(kafka_bootstrap_servers=kafka_bootstrap_servers, relay_enabled=enabled)
+
+    async def slot_watched() -> bool:
+        return REGISTRY.get_sample_value("sagacity_outbox_slot_active", {"topic": topic}) == 0
+
     async with asyncio.TaskGroup() as group:
         life = Lifecycle(group)
         start_relay(life, settings, database, topic=topic)()
+        await eventually(slot_watched, until=lambda watched: watched is not enabled)
         life.stopping.set()
         await life.drain()
     assert await remaining(rows, database) == (0 if enabled else 1)
