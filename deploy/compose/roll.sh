@@ -47,7 +47,7 @@ case "$direction" in
   forward)
     for context in "${contexts[@]}"; do
       echo "roll: $context-migrations"
-      "${compose[@]}" run --rm --no-deps "$context-migrations"
+      "${compose[@]}" run --rm --no-deps -T "$context-migrations"
     done
     for process in "${processes[@]}"; do anew "$process"; done
     ;;
