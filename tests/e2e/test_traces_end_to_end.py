@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from chassis.ids import new_id
 from chassis.tracing import ENDPOINT
 from deploy.local.kafka import ApacheKafka
 from deploy.local.sample_data import ADDRESS
@@ -304,14 +305,14 @@ async def test_a_collector_in_trouble_harms_no_order_and_holds_no_stop_up(
     collector.hangs = trouble == "hangs"
     collector.asked.clear()
     try:
-        assert (await shopper.place({sku: 1})).status == 201
+        assert (await shopper.insist({sku: 1}, key=str(new_id()))).status == 201
         async with asyncio.timeout(DRAIN_SECONDS):
             await collector.asked.wait()
         assert await suite.process("inventory").stop(DRAIN_SECONDS)
     finally:
         collector.refuses, collector.hangs = None, False
         await suite.restart("inventory")
-    assert (await shopper.place({sku: 1})).status == 201
+    assert (await shopper.insist({sku: 1}, key=str(new_id()))).status == 201
 
 
 async def test_without_a_collector_the_clients_trace_is_handed_on_as_it_is(market: Market) -> None:
