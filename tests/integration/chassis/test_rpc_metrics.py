@@ -75,9 +75,9 @@ async def test_a_call_is_counted_on_both_sides_with_its_status(served: Any, kind
 
 async def test_a_server_that_is_not_there_is_counted_by_the_caller(served: Any) -> None:
     _, connection = served
+    rpc = inventory_pb2_grpc.InventoryStub(connection.channel).GetProduct
     await connection.close()
     before = counted("client", "UNAVAILABLE")
-    rpc = inventory_pb2_grpc.InventoryStub(connection.channel).GetProduct
     with pytest.raises(Fault):
         await connection.call(rpc, REQUEST, timeout_seconds=SECONDS)
     assert counted("client", "UNAVAILABLE") == before + 1
