@@ -312,6 +312,14 @@ async def test_a_collector_in_trouble_harms_no_order_and_holds_no_stop_up(
     finally:
         collector.refuses, collector.hangs = None, False
         await suite.restart("inventory")
+
+    async def the_gateway_has_seen_it() -> bool:
+        try:
+            return (await shopper.get(f"/products/{sku}"))["sku"] == sku
+        except AssertionError:
+            return False
+
+    assert await eventually(the_gateway_has_seen_it)
     assert (await shopper.insist({sku: 1}, key=str(new_id()))).status == 201
 
 
