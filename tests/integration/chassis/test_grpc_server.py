@@ -1,7 +1,10 @@
 """A real server and real channels on the loopback; nothing here needs a database."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -344,6 +347,22 @@ async def test_a_server_that_is_away_is_unavailable(world: World) -> None:
     await world.server.stop()
     fault = await world.refusal("Reserve", reserve())
     assert (fault.kind, fault.domain) == (FaultKind.UNAVAILABLE, "")
+
+
+async def test_a_failed_call_holds_its_channel_no_longer_than_it_takes(world: World) -> None:
+    # Another channel to the same address would share its wait before it connects again.
+    await world.server.stop()
+    connection = world.connections["orchestrator"]
+    stub = inventory_pb2_grpc.InventoryStub(connection.channel)
+    called = weakref.ref(stub.Reserve)
+    gc.disable()
+    try:
+        with suppress(Fault):
+            await connection.call(stub.Reserve, reserve(), timeout_seconds=TIMEOUT_SECONDS)
+        del stub
+        assert called() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_call_on_a_closed_connection_is_unavailable(world: World) -> None:
