@@ -34,7 +34,7 @@ _OPTIONS = (
     # A peer that hangs or vanished without a word is dropped before the caller's patience ends.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
-    # Only of what no server has seen, such as a call that meets the end of an old connection: no policy names more.
+    # Of what no server has seen, such as a call that meets the end of an old connection, and of no more.
     ("grpc.enable_retries", 1),
 )
 

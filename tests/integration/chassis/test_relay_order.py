@@ -259,6 +259,19 @@ async def test_a_batch_that_is_sent_too_late_repeats_and_never_overtakes(
     assert by_key(await read_topic(topic, 5)) == {"order-1": [1, 2, 3, 1, 2]}
 
 
+def senders() -> int:
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return sum(name == "Sender._sender_routine" for name in names)
+
+
+async def none_sends() -> bool:
+    return senders() == 0
+
+
+async def one_sends() -> bool:
+    return senders() == 1
+
+
 async def test_a_producer_whose_broker_died_under_it_does_not_go_on_trying(
     *,
     open_database: Any,
@@ -280,18 +293,8 @@ async def test_a_producer_whose_broker_died_under_it_does_not_go_on_trying(
     database = await open_database(OUTBOX_DDL)
     await publish(database, "order-1", 1)
 
-    def senders() -> int:
-        names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
-        return sum(name == "Sender._sender_routine" for name in names)
-
     async def halted() -> bool:
         return bool(relay._failures)
-
-    async def none_left() -> bool:
-        return senders() == 0
-
-    async def one_sends() -> bool:
-        return senders() == 1
 
     try:
         await asyncio.to_thread(broker.start)
@@ -303,7 +306,7 @@ async def test_a_producer_whose_broker_died_under_it_does_not_go_on_trying(
             await publish(database, "order-1", 2)
             relay.wake()
             await eventually(halted)
-            await eventually(none_left)
+            await eventually(none_sends)
             await asyncio.to_thread(broker.start)
             assert await relay.drain(DRAIN_SECONDS)
             await eventually(one_sends)
