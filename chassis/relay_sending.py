@@ -33,6 +33,9 @@ MAX_RECORD_BYTES = 1_000_000
 MAX_RECORD_BATCH_BYTES = 256 * 1024
 # The hash of a key costs as much as all the rest of its message, and keys come in runs.
 MAX_KNOWN_KEYS = 8_192
+# How often, and how long each time, a task that was told to end is waited for.
+CANCEL_ATTEMPTS = 10
+CANCEL_SECONDS = 0.1
 # What is wrong with an event, and would be wrong again; everything else is wrong with Kafka, and passes.
 UNSENDABLE = (MessageSizeTooLargeError, RecordTooLargeError, RecordListTooLargeError, InvalidMessageError)
 
@@ -196,9 +199,20 @@ async def stop(producer: AIOKafkaProducer, within_seconds: float) -> None:
             await producer.stop()
     except TimeoutError:
         # Left alone, an idempotent producer tries for ever, and delivers when its successor has long done so.
-        if producer._sender.sender_task:  # noqa: SLF001  # stop() leaves it, and nothing else ends it
-            producer._sender.sender_task.cancel()  # noqa: SLF001
+        sender = producer._sender.sender_task  # noqa: SLF001  # stop() leaves it, and nothing else ends it
+        if sender:
+            await _cancelled(sender)
         await producer.client.close()
+
+
+async def _cancelled(task: asyncio.Task[object]) -> None:
+    # Again and again: it waits with asyncio.wait_for, which before Python 3.12 may lose a cancellation
+    # (CPython issue 86296).
+    for _ in range(CANCEL_ATTEMPTS):
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+        if done:
+            return
 
 
 @lru_cache(maxsize=MAX_KNOWN_KEYS)
