@@ -1,15 +1,12 @@
 """The engine's benchmark runs, in small, and its counts fit together; the figures are nobody's assertion."""
 
-import asyncio
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bench.engine.figures import ROWS
+from tests.integration.bench.benchmark import figures_of
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,19 +18,10 @@ async def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of one quick run where DBOS is not installed, and what it printed."""
     figures = tmp_path_factory.mktemp("bench") / "figures.json"
     missing = figures.with_name("no-python")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.bench.engine", "--quick", "--json-to", str(figures), "--dbos-python", str(missing)),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},  # noqa: TID251 - handed on to the child
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    written, printed = await figures_of(
+        "tests.bench.engine", figures, "--quick", "--dbos-python", str(missing)
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    written: dict[str, Any] = json.loads(figures.read_text("utf-8"))
-    return written | {"printed": output.decode()}
+    return written | {"printed": printed}
 
 
 def test_the_benchmark_of_the_engine_writes_the_promised_keys(measured: dict[str, Any]) -> None:

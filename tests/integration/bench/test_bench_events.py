@@ -1,15 +1,12 @@
 """The relay's benchmark runs, in small, and its counts fit together; the figures are nobody's assertion."""
 
-import asyncio
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bench.events.figures import ROWS
+from tests.integration.bench.benchmark import figures_of
 
 # `kafka_jars`: it starts a broker of its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
@@ -21,19 +18,8 @@ async def measured(tmp_path_factory: pytest.TempPathFactory, kafka_jars: Path) -
     """The figures of one quick run, and what it printed."""
     assert kafka_jars.parent == ROOT / ".sagacity"  # the benchmark takes them from there
     figures = tmp_path_factory.mktemp("bench") / "figures.json"
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.bench.events", "--quick", "--json-to", str(figures)),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},  # noqa: TID251 - handed on to the child
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    written: dict[str, Any] = json.loads(figures.read_text("utf-8"))
-    return written | {"printed": output.decode()}
+    written, printed = await figures_of("tests.bench.events", figures, "--quick")
+    return written | {"printed": printed}
 
 
 def test_the_benchmark_of_the_relay_writes_the_promised_keys(measured: dict[str, Any]) -> None:

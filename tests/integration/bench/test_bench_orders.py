@@ -1,9 +1,6 @@
 """The benchmark runs and says what it promises to say; what it measures is nobody's assertion."""
 
-import asyncio
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from deploy.local.errors import LocalDeployError
 from tests.bench import costs as costs_of_operations
 from tests.bench import orders
 from tests.bench.costs import BusyMachineError, check_that_the_machine_is_free
+from tests.integration.bench.benchmark import figures_of
 
 # The benchmark of costs starts Apache Kafka, and waits until everything is applied.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -25,37 +23,16 @@ ROOT = Path(__file__).resolve().parents[3]
 
 async def test_the_benchmark_of_orders_writes_the_promised_keys(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.bench.orders", "--clients", "2", "--seconds", "1", "--json-to", str(figures)),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},  # noqa: TID251 - handed on to the child
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    measured = json.loads(figures.read_text("utf-8"))
+    written, _ = await figures_of("tests.bench.orders", figures, "--clients", "2", "--seconds", "1")
     keys = {"orders_per_second", "p50_ms", "p95_ms", "p99_ms", "peak_rss_mib"}
-    assert all(measured[key] > 0 for key in keys)
-    assert set(measured["steady_statuses"]) == {"201"}
+    assert all(written[key] > 0 for key in keys)
+    assert set(written["steady_statuses"]) == {"201"}
 
 
 async def test_the_costs_of_operations_are_whole_for_the_calculator(tmp_path: Path, kafka_jars: Path) -> None:
     figures = tmp_path / "costs.json"
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.bench.orders", "--costs", "--quick", "--json-to", str(figures)),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},  # noqa: TID251 - handed on to the child
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    costs = parsed(json.loads(figures.read_text("utf-8")))
+    written, _ = await figures_of("tests.bench.orders", figures, "--costs", "--quick")
+    costs = parsed(written)
     for kind in ("confirmed", "declined"):
         assert costs.events[kind] == measured().events[kind]
         assert all(costs.wal_bytes[kind][name] > 0 for name in DATABASES)
