@@ -274,7 +274,7 @@ async def measure(sizes: Sizes, console: Console, load: float) -> dict[str, Any]
     ):
         folder = Path(name)
         folder.chmod(0o711)  # noqa: ASYNC240 - nothing else runs yet
-        bar = progress.add_task("starting the suite", total=sizes.rounds + 5)
+        bar = progress.add_task("starting the suite", total=sizes.rounds + 4)
         suite = Suite(folder / "suite", sample_data=False, kafka=MAVEN, jars=data / "kafka-jars")
         machine = described(folder) | {"load_at_the_start": load}
         await suite.start()
