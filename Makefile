@@ -97,7 +97,9 @@ golden: $(STAMP) ## keep the bytes of events that are new or gained fields; what
 release-protos: $(STAMP) ## call the protos released: `make lint` refuses what breaks them from now on
 	$(BIN)/buf build --exclude-source-info --output $(RELEASED)
 
-release: release-protos ## release a commit: keep its code for the tests of the next upgrade (COMMIT=HEAD), its protos too
+release: $(STAMP) ## release a commit: keep its code for the tests of the next upgrade (COMMIT=HEAD), its protos too
+	@$(BIN)/python -m deploy.release.versions $(COMMIT)
+	@$(MAKE) --no-print-directory release-protos
 	set -o pipefail; git archive --format=tar $(COMMIT) -- $(RELEASED_PARTS) \
 		| $(BIN)/python -c 'import lzma, sys; sys.stdout.buffer.write(lzma.compress(sys.stdin.buffer.read(), preset=9))' \
 		> $(PREVIOUS)

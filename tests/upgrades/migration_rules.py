@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.pool import NullPool
 
 from chassis.migrations import configuration
+from deploy.release.versions import numbers
 from tests.upgrades.previous_release import REPOSITORY, Release
 
 SQUAWK = REPOSITORY / ".venv" / "bin" / "squawk"
@@ -91,7 +92,7 @@ def check_migration(script: Script, sent: Sent, previous: Release) -> None:
         RuleError: it contracts, and does not say which release needs what goes no more; or it blocks others.
     """
     contract = getattr(script.module, "contract", None)
-    if contract is not None and _version(contract) > _version(previous.version):
+    if contract is not None and numbers(contract) > numbers(previous.version):
         raise RuleError(
             f"{script.path}: contract is {contract!r}, and the release before, which runs beside this code "
             f"during an upgrade, is {previous.version}"
@@ -103,10 +104,6 @@ def check_migration(script: Script, sent: Sent, previous: Release) -> None:
     ]
     if found:
         raise RuleError("\n".join(found))
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 def _problems(statements: list[str], *, alone: bool) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from deploy.local.processes import ChildProcess
+from deploy.release.versions import version_of
 from tests.conftest import ENVIRONMENT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,8 +31,7 @@ class Release:
     @property
     def version(self) -> str:
         """Its version, such as 0.1.0."""
-        project = tomllib.loads((self.folder / "pyproject.toml").read_text("utf-8"))["project"]
-        return str(project["version"])
+        return version_of((self.folder / "pyproject.toml").read_text("utf-8"))
 
     def migrations(self, package: str) -> dict[str, str]:
         """The text of each of a package's migrations, by the file's name."""
