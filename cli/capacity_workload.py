@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from chassis.topics import RETENTION_DAYS
 from cli.capacity_costs import Costs
 
 # More than this at the peak is nothing that the figures of one machine say anything about.
@@ -73,7 +74,7 @@ class Workload:
     order_seconds: float = 1.0
     utilisation: float = 0.6
     zones: int = 1
-    retention_days: int = 30
+    retention_days: int = RETENTION_DAYS
 
     def __post_init__(self) -> None:
         """Check every input."""

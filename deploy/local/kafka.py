@@ -16,6 +16,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from chassis.topics import RETENTION_MS
 from deploy.local.children import LOOPBACK, dies_with_parent, free_port
 from deploy.local.errors import LocalDeployError
 
@@ -170,6 +171,7 @@ class ApacheKafka(_BrokerProcess):
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{self._controller_port}",
             "log.dirs": self._data,
             "num.partitions": PARTITIONS,
+            "log.retention.ms": RETENTION_MS,
             "auto.create.topics.enable": "true",
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": PARTITIONS,

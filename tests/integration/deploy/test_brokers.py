@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from chassis.topics import RETENTION_MS
 from deploy.local.kafka import PARTITIONS, ApacheKafka, EmbeddedBroker
 
 
@@ -33,6 +36,18 @@ async def consumer_of(bootstrap_servers: str, topic: str) -> AsyncIterator[AIOKa
         yield consumer
     finally:
         await consumer.stop()
+
+
+async def retention_ms(bootstrap_servers: str, topic: str) -> int:
+    """How long the topic keeps events, as the broker says."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    await admin.start()
+    try:
+        (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    finally:
+        await admin.close()
+    settings = {name: value for name, value, *_ in answer.resources[0][4]}
+    return int(settings["retention.ms"])
 
 
 async def test_the_embedded_broker_carries_an_event_and_says_what_it_is(tmp_path: Path) -> None:
@@ -63,5 +78,6 @@ async def test_apache_kafka_keeps_its_port_and_its_events_over_a_kill(
         async with consumer_of(address, "t") as consumer:
             assert (await consumer.getone()).value == b"event"
             assert len(consumer.partitions_for_topic("t") or ()) == PARTITIONS
+        assert await retention_ms(address, "t") == RETENTION_MS
     finally:
         broker.stop()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from chassis.topics import RETENTION_MS
+
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
 FOLDER = DEPLOY / "compose"
@@ -92,6 +94,12 @@ def test_kafka_logs_to_standard_output_alone() -> None:
     kinds = {line.partition(" = ")[2] for line in lines if re.match(r"appender\.\w+\.type ", line)}
     assert kinds == {"Console"}
     assert "rootLogger.appenderRef.console.ref = console" in lines
+
+
+def test_kafka_keeps_events_for_as_long_as_the_operators_page_says() -> None:
+    assert SERVICES["kafka"]["environment"]["KAFKA_LOG_RETENTION_MS"] == str(RETENTION_MS)
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert page.count(f"retention.ms={RETENTION_MS}") == 2
 
 
 def test_what_kafka_writes_into_memory_leaves_room_for_its_heap() -> None:

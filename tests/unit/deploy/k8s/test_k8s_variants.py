@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from chassis.topics import RETENTION_MS
 from tests.docker_servers import POSTGRES_IMAGE
 from tests.unit.deploy.k8s.manifests import K8S, OVERLAYS, PORTS, app, manifests, pod
 from tests.unit.deploy.k8s.network_rules import allowed
@@ -58,6 +59,11 @@ def test_pods_run_as_the_user_of_the_image() -> None:
     for document in manifests("production").ours.values():
         context = pod(document)["securityContext"]
         assert (str(context["runAsUser"]), str(context["runAsGroup"])) == user
+
+
+def test_the_laptops_kafka_keeps_events_for_as_long_as_the_operators_page_says() -> None:
+    (container,) = pod(manifests("local").servers["kafka"])["containers"]
+    assert {"name": "KAFKA_LOG_RETENTION_MS", "value": str(RETENTION_MS)} in container["env"]
 
 
 def test_the_laptops_kafka_logs_to_standard_output_alone() -> None:
