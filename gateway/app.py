@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -15,6 +16,7 @@ from chassis.ids import NewId
 from gateway import problems
 from gateway.context import Gateway
 from gateway.edge import Edge
+from gateway.metrics import NO_ROUTE, known_method, show_from_the_beginning, template_of
 from gateway.openapi import document
 from gateway.routes import (
     admin,
@@ -75,6 +77,12 @@ def create_app(gateway: Gateway, *, clock: Clock, new_id: NewId, with_docs: bool
     ):
         # Not include_router: it would look for the route twice, in the application and in the router.
         app.router.routes.extend(module.ROUTER.routes)
+    show_from_the_beginning(
+        (method, route.path)
+        for route in app.router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    )
     _handle_errors(app, clock)
     app.add_middleware(Edge, clock=clock, new_id=new_id)
     return app
@@ -103,7 +111,8 @@ def _of_fault(request: Request, error: Exception) -> problems.Problem:
         _LOG.error(
             "a backend failed",
             request_id=request.state.request_id,
-            path=request.url.path,
+            method=known_method(request.method),
+            route=template_of(request.scope) or NO_ROUTE,
             kind=error.kind,
             reason=error.reason,
             message=error.message,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chassis import tracing
 from chassis.clock import Clock
 from chassis.ids import NewId
-from gateway.metrics import NO_ROUTE, observe
+from gateway.metrics import NO_ROUTE, known_method, observe, template_of
 from gateway.problems import Problem, ProblemError, internal, overloaded, render
 from gateway.routing import MAX_BODY_BYTES, too_large
 
@@ -72,13 +72,18 @@ class Edge:
             except ClientDisconnect:
                 _LOG.info("the client went away", request_id=request_id)
             except Exception:
-                _LOG.exception("a request failed", request_id=request_id, path=scope["path"])
+                _LOG.exception(
+                    "a request failed",
+                    request_id=request_id,
+                    method=known_method(scope["method"]),
+                    route=template_of(scope) or NO_ROUTE,
+                )
                 if exchange.started:
                     raise  # half an answer is out: only cutting the connection tells the client
                 await self._render(internal(), scope, receive, exchange)
             finally:
                 self._in_flight -= not exchange.streams
-                route = getattr(scope.get("route"), "path", None)
+                route = template_of(scope)
                 observe(scope["method"], route or NO_ROUTE, exchange.status, time.perf_counter() - started)
                 tracing.http_answered(span, scope["method"], route, exchange.status)
 

@@ -1,6 +1,7 @@
 """What the gateway counts: requests by route and status, and their time."""
 
-from typing import Final
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Final
 
 from chassis.metric_catalogue import GATEWAY
 from chassis.telemetry import counter, gauge, histogram
@@ -29,6 +30,33 @@ LIVE_STREAMS: Final = gauge(
 )
 NO_ROUTE: Final = "none"
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+OTHER: Final = "OTHER"
+# What is nobody's fault but ours, and what alarms are about.
+FAILURES: Final = (500, 502, 503, 504)
+
+
+def show_from_the_beginning(routes: Iterable[tuple[str, str]]) -> None:
+    """Shows failures and times as 0 before there are any: for Prometheus what appears later never rose.
+
+    Args:
+        routes: Methods with the templates of their routes; what has no route is shown besides.
+    """
+    known = list(routes)
+    for method, route in [*known, *((method, NO_ROUTE) for method in (*METHODS, OTHER))]:
+        for status in FAILURES:
+            REQUESTS.labels(method, route, str(status))
+    for method, route in known:
+        SECONDS.labels(method, route)
+
+
+def known_method(method: str) -> str:
+    """Returns an HTTP method; OTHER for one that a client made up."""
+    return method if method in METHODS else OTHER
+
+
+def template_of(scope: MutableMapping[str, Any]) -> str | None:
+    """Returns the template of a request's route, never its address, which a client typed; None: no route."""
+    return getattr(scope.get("route"), "path", None)
 
 
 def observe(method: str, route: str, status: int, seconds: float) -> None:
@@ -40,6 +68,6 @@ def observe(method: str, route: str, status: int, seconds: float) -> None:
         status: The HTTP status.
         seconds: How long it took.
     """
-    known = method if method in METHODS else "OTHER"
+    known = known_method(method)
     REQUESTS.labels(known, route, str(status)).inc()
     SECONDS.labels(known, route).observe(seconds)

@@ -62,7 +62,9 @@ _RED: Final = Row(
             "reqps",
             "Which route fails. All of them: the gateway or a backend; one: what it needs.",
             (
-                rate("http_server_requests_total", "http_method, http_route", f'http_status=~"5..", {_REST}'),
+                # Every route shows its failures from the start, most of them none.
+                rate("http_server_requests_total", "http_method, http_route", f'http_status=~"5..", {_REST}')
+                + " > 0",
                 "{{http_method}} {{http_route}}",
             ),
             alert="SagacityAvailabilityBurnsFast",

@@ -12,10 +12,8 @@ from gateway.routing import GuardedRoute
 from orchestrator.metrics import OPEN
 from orchestrator.sagas import DEFINITIONS
 from services.payments.measured_provider import OPERATIONS, OUTCOMES
-from tests.unit.deploy.promql_names import Selector, asked
+from tests.unit.deploy.promql_names import OF_A_TARGET, Selector, asked
 
-# What Prometheus itself puts on a target's series, and what the scrape configuration adds.
-TARGET_LABELS = {"job", "instance", "service"}
 METRICS: dict[str, Metric] = load()
 SERIES: dict[str, Metric] = {name: metric for metric in METRICS.values() for name in metric.series}
 _ROUTES = {
@@ -41,7 +39,7 @@ VALUES: dict[str, dict[str, set[str]]] = {
     "python_gc_collections_total": {"generation": {"0", "1", "2"}},
 }
 # Anything that a program's name or a status may be.
-_FREE = {"http_status", "service", "job", "instance"}
+_FREE = {"http_status", "service", "job", "instance", "slot"}
 
 
 def wrong_in(expression: str, recorded: set[str]) -> list[str]:
@@ -55,8 +53,8 @@ def wrong_in(expression: str, recorded: set[str]) -> list[str]:
 def labels_of(series: str) -> set[str]:
     """Return the labels that a series may have."""
     if series not in SERIES:
-        return set(TARGET_LABELS)
-    return TARGET_LABELS | set(SERIES[series].labels) | ({"le"} if series.endswith("_bucket") else set())
+        return set(OF_A_TARGET)
+    return OF_A_TARGET | set(SERIES[series].labels) | ({"le"} if series.endswith("_bucket") else set())
 
 
 def _wrong(selector: Selector, recorded: set[str]) -> list[str]:

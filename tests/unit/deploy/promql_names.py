@@ -7,7 +7,7 @@ an expression is PromQL is promtool's to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 _TOKEN = re.compile(
@@ -15,6 +15,8 @@ _TOKEN = re.compile(
     r"""|(?P<operator>=~|!~|!=|==|=)|(?P<other>\$?[\d.]+\w*|\S)"""
 )
 _GROUPERS = {"by", "without", "on", "ignoring", "group_left", "group_right"}
+# What Prometheus itself puts on a target's series, and what the scrape configuration adds.
+OF_A_TARGET = {"job", "instance", "service"}
 _OPERATORS = {"and", "or", "unless", "bool", "offset", "atan2"}
 
 
@@ -24,6 +26,14 @@ class Selector:
 
     metric: str
     matchers: tuple[tuple[str, str, str], ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether it takes a series with these labels; those that only a target has are not looked at."""
+        return all(
+            _is(wanted, labels.get(label, ""), operator)
+            for label, operator, wanted in self.matchers
+            if label not in OF_A_TARGET
+        )
 
 
 @dataclass
@@ -54,6 +64,11 @@ def asked(expression: str) -> Asked:
         elif follows != "(" and not _is_number(text) and not _is_grouper_ahead(follows):
             found.selectors.append(Selector(text))
     return found
+
+
+def _is(wanted: str, value: str, operator: str) -> bool:
+    same = re.fullmatch(wanted, value) is not None if "~" in operator else value == wanted
+    return same != operator.startswith("!")
 
 
 def _until(tokens: list[tuple[str, str]], place: int, end: str) -> tuple[list[tuple[str, str]], int]:

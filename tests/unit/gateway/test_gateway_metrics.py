@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from chassis.clock import SystemClock
 from chassis.ids import new_id
 from chassis.telemetry import REGISTRY
 from gateway import edge
 from gateway.edge import Edge
+from tests.unit.deploy.promql_names import asked
+from tests.unit.deploy.test_alerts import RULES
 
+ROOT = Path(__file__).resolve().parents[3]
 CANARY = "canary-4711"
 
 
@@ -47,6 +56,53 @@ async def no_content(_scope: Any, _receive: Any, send: Any) -> None:
 
 async def failing(_scope: Any, _receive: Any, _send: Any) -> None:
     raise RuntimeError
+
+
+def test_what_rules_ask_of_the_gateway_is_there_before_the_first_request() -> None:
+    # In a process of its own: in this one others may have made requests.
+    program = (
+        "from chassis.clock import SystemClock; from chassis.ids import new_id; "
+        "from chassis.telemetry import REGISTRY, generate_latest; "
+        "from gateway.app import create_app; "
+        "create_app(None, clock=SystemClock(), new_id=new_id, with_docs=True); "
+        "print(generate_latest(REGISTRY).decode())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    samples = [sample for family in text_string_to_metric_families(told.stdout) for sample in family.samples]
+    selectors = [selector for rule in RULES for selector in asked(rule["expr"]).selectors]
+    of_gateway = [selector for selector in selectors if selector.metric.startswith("http_server_")]
+    assert len(of_gateway) > 20
+    for selector in of_gateway:
+        assert any(each.name == selector.metric and selector.matches(each.labels) for each in samples), (
+            selector
+        )
+    shown = {
+        (each.labels["http_method"], each.labels["http_route"], each.labels["http_status"])
+        for each in samples
+        if each.name == "http_server_requests_total"
+    }
+    failures = ("500", "502", "503", "504")
+    placing, nowhere = ("POST", "/api/v1/orders"), ("GET", "none")
+    assert {(*where, status) for where in (placing, nowhere) for status in failures} <= shown
+    assert all(each.value == 0 for each in samples if each.name.startswith("http_server_"))
+
+
+async def test_a_failure_is_logged_by_its_route_and_with_nothing_that_a_client_typed() -> None:
+    async def failing_route(scope: Any, _receive: Any, _send: Any) -> None:
+        scope["route"] = SimpleNamespace(path="/api/v1/orders/{order_id}")
+        raise RuntimeError("a bug")
+
+    with capture_logs() as logs:
+        assert await ask(failing_route, method="GET") == 500
+        assert await ask(failing, method=CANARY.upper()) == 500
+    told = [(entry["event"], entry["method"], entry["route"]) for entry in logs]
+    assert told == [
+        ("a request failed", "GET", "/api/v1/orders/{order_id}"),
+        ("a request failed", "OTHER", "none"),
+    ]
+    assert CANARY not in repr(logs).lower()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
