@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCoordinatorForGroupError
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import KafkaError
 
 ANSWER_SECONDS = 5.0
-COORDINATOR_PAUSE_SECONDS = 0.1
 NEVER_COMMITTED = -1
 _log = structlog.get_logger(__name__)
 
@@ -95,17 +93,6 @@ async def _read(
             for each in own
         ]
     return found
-
-
-async def _committed(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    while True:
-        try:
-            found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group)
-        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
-            # A broker that has just started, or whose first group this is. Who called bounds it.
-            await asyncio.sleep(COORDINATOR_PAUSE_SECONDS)
-        else:
-            return found
 
 
 def _lag(
