@@ -1,7 +1,8 @@
 """How far the outbox is behind, and whether a long transaction holds its database's horizon.
 
-What such a transaction still sees cannot be vacuumed: published events stay in the outbox as dead rows, which
-every read steps over. And it may hold an event of its own that nobody else can see yet.
+What such a transaction still sees cannot be vacuumed: published events stay in the outbox as dead rows,
+which every read steps over. And it may hold an event of its own that nobody else can see yet. One of a
+standby that tells its primary what it still reads (hot_standby_feedback) does the same.
 """
 
 import time
@@ -14,7 +15,9 @@ from chassis.postgres import Database, statement
 MAX_WAITING = 100_000
 
 # Everybody may see a session's xmin and xid, but only its own role when its transaction began. Sessions of
-# other databases do not hold the tables of this one, and what has no user is autovacuum.
+# other databases do not hold the tables of this one, and what has no user is autovacuum. Who sends to
+# a standby is in no database and holds the tables of all, or its slot does, even when the standby is gone;
+# since when, nobody says. A standby that reads nothing names the next transaction, and holds nothing.
 _BACKLOG = statement(
     "outbox_backlog",
     """
@@ -22,10 +25,13 @@ _BACKLOG = statement(
         SELECT xact_start AS since, greatest(age(backend_xid), age(backend_xmin)) AS behind,
             coalesce(backend_xid, backend_xmin)::text || '/' || pid AS name
         FROM pg_stat_activity
-        WHERE datname = current_database() AND usesysid IS NOT NULL
-            AND pid <> pg_backend_pid() AND coalesce(backend_xid, backend_xmin) IS NOT NULL
+        WHERE (datname = current_database() OR datname IS NULL AND age(backend_xmin) > 0)
+            AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+            AND coalesce(backend_xid, backend_xmin) IS NOT NULL
         UNION ALL
         SELECT prepared, age(transaction), gid FROM pg_prepared_xacts WHERE database = current_database()
+        UNION ALL
+        SELECT NULL, age(xmin), xmin::text || '/' || slot_name FROM pg_replication_slots WHERE age(xmin) > 0
     )
     SELECT count(*) AS waiting,
         extract(epoch FROM clock_timestamp() - min(occurred_at))::float8 AS oldest_age_seconds,
