@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from chassis import tracing
 from chassis.cancellation import is_cancelled
 from chassis.cloud_events import ReceivedEvent, from_record, full_jitter, unreadable
+from chassis.consumer_letters import LettersWatch
 from chassis.consumer_metrics import (
     APPLIED,
     DUPLICATES,
@@ -102,6 +103,7 @@ class Consumer:
         self._bootstrap_servers = bootstrap_servers
         self._group = group
         self._database = database
+        self._letters = LettersWatch(database, self.inbox)
         self._registry = registry or Consumers()
         self._failures = 0
         self._in_outage = False
@@ -133,6 +135,8 @@ class Consumer:
 
     async def _run_once(self) -> None:
         try:
+            # Before Kafka answers, too: what nobody has handled is in the database.
+            await self._letters.show()
             async with self._joined() as (kafka, session):
                 await self._consume(kafka, session)
         except (Exception, asyncio.CancelledError) as error:
@@ -198,6 +202,7 @@ class Consumer:
                 continue
             await session.commit()
             await session.show_lag()
+            await self._letters.show()
             self._failures = 0
             self._show_outage(session.silence)
             if polled and sum(map(len, polled.values())) < MAX_BATCH:
@@ -210,22 +215,24 @@ class Consumer:
     ) -> None:
         """Stays in the group with the offsets as they are, until an operator says that it may go on."""
         _log.warning("consumer_stopped", group=self._group, state=state)
-        while state is not ConsumerState.RUNNING and not self._draining.is_set():
-            for each in ConsumerState.PAUSED, ConsumerState.HALTED:
-                STOPPED.labels(self._group, each).set(state is each)
-            # Each time anew, for a rebalance gives partitions that are not paused.
-            kafka.pause(*kafka.assignment())
-            # Who asks for nothing for too long is put out of the group.
-            polled = await kafka.getmany(timeout_ms=POLL_MS, max_records=MAX_BATCH)
-            session.give_back(polled, session.epoch)
-            await session.show_lag()
-            state = await self.inbox.state()
-            self._show_outage(session.silence)
+        try:
+            while state is not ConsumerState.RUNNING and not self._draining.is_set():
+                self._show_stopped(state)
+                # Each time anew, for a rebalance gives partitions that are not paused.
+                kafka.pause(*kafka.assignment())
+                # Who asks for nothing for too long is put out of the group.
+                polled = await kafka.getmany(timeout_ms=POLL_MS, max_records=MAX_BATCH)
+                session.give_back(polled, session.epoch)
+                await session.show_lag()
+                await self._letters.show()
+                state = await self.inbox.state()
+                self._show_outage(session.silence)
+        finally:
+            # However it ends, cancelled or by an outage: an alarm that it left standing would never end.
+            self._show_stopped(ConsumerState.RUNNING)
         self._caught_up = state is not ConsumerState.RUNNING
         self._halted_in_a_row.clear()
         kafka.resume(*kafka.paused())
-        for each in ConsumerState.PAUSED, ConsumerState.HALTED:
-            STOPPED.labels(self._group, each).set(0)
         _log.info("consumer_continues", group=self._group)
 
     async def _apply(
@@ -307,6 +314,10 @@ class Consumer:
             _log.critical("consumer_halts", group=self._group, halts_in_a_row=MAX_HALTS_IN_A_ROW)
             raise NotRunningError(await self.inbox.state())
         return True
+
+    def _show_stopped(self, state: ConsumerState) -> None:
+        for each in ConsumerState.PAUSED, ConsumerState.HALTED:
+            STOPPED.labels(self._group, each).set(state is each)
 
     def _show_outage(self, error: BaseException | None) -> None:
         """Says once that an outage began, and once that it is over."""

@@ -22,7 +22,23 @@ PARKED = counter(
     "Events that went to the dead letters, with those behind them.",
     "group",
     of=CONSUMERS,
-    look="any: `event_parked` in the log, then `sagacity events dead-letters list`",
+    look="rises: `event_parked` in the log names each; `sagacity_dead_letters` says what is there still",
+)
+DEAD_LETTERS = gauge(
+    "sagacity_dead_letters",
+    "Dead letters that nobody has replayed or discarded, 10,000 at most; read every 15 seconds. "
+    "The same at all replicas: take the maximum, not the sum.",
+    "group",
+    of=CONSUMERS,
+    look="alarm at any, however old: `sagacity events dead-letters list`, then "
+    "[repair events](how-to/repair-events.md)",
+)
+HALTED_KEYS = gauge(
+    "sagacity_halted_keys",
+    "Aggregates that those letters halt: nothing of them is applied. The same at all replicas.",
+    "group",
+    of=CONSUMERS,
+    look="many at once: the code or what it needs, and not the data",
 )
 GAPS = counter(
     "sagacity_consumer_gaps_total",
@@ -73,13 +89,32 @@ LAG = gauge(
     of=CONSUMERS,
     look="grows for minutes",
 )
+_OF_GROUP = (
+    APPLIED,
+    DUPLICATES,
+    PARKED,
+    DEAD_LETTERS,
+    HALTED_KEYS,
+    GAPS,
+    REGRESSIONS,
+    OUTAGES,
+    OUTAGE,
+    STOPPED,
+    LAG,
+)
 
 
 def show_from_the_beginning(group: str) -> None:
     """Shows a group's numbers before they count: for Prometheus a counter that appears later never rose."""
-    for shown in (APPLIED, DUPLICATES, PARKED, GAPS, OUTAGES, OUTAGE):
+    for shown in (APPLIED, DUPLICATES, PARKED, DEAD_LETTERS, HALTED_KEYS, GAPS, OUTAGES, OUTAGE):
         shown.labels(group)
     for kind in ("offset", "sequence"):
         REGRESSIONS.labels(group, kind)
     for state in ("PAUSED", "HALTED"):
         STOPPED.labels(group, state)
+
+
+def forget(group: str) -> None:
+    """Shows a group no more, for nobody consumes for it again: what it showed last would stay for ever."""
+    for shown in _OF_GROUP:
+        shown.remove_by_labels({"group": group})

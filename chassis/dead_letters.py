@@ -19,6 +19,8 @@ from chassis.postgres import Database, Row, Transaction, statement
 
 # Less than the server lets a transaction idle: a handler that hangs is a failure, and not an outage.
 HANDLER_SECONDS = 4.0
+# What is counted for the metrics, at most.
+MAX_COUNTED = 10_000
 
 _SHOWN = """
     consumer, generation, aggregate, sequence, type, event_id, topic, partition, kafka_offset, error, replays,
@@ -61,6 +63,16 @@ _LEFT = statement(
     WHERE {_OF_CONSUMER} AND (%(aggregate)s::text = '' OR aggregate = %(aggregate)s::text)
     """,  # noqa: S608 - constants of this module
 )
+# Counting stops at the limit: it is done every few seconds, and more than that is "very many".
+_STOCK = statement(
+    "stock_of_dead_letters",
+    f"""
+    SELECT count(*) AS letters, count(DISTINCT aggregate) AS keys FROM (
+        SELECT aggregate FROM dead_letter WHERE {_OF_CONSUMER}
+        ORDER BY aggregate, sequence LIMIT %(limit)s::bigint
+    ) AS first
+    """,  # noqa: S608 - constants of this module
+)
 _NEXT_KEY = statement(
     "next_key_with_letters",
     f"SELECT min(aggregate) AS aggregate FROM dead_letter WHERE {_OF_CONSUMER} AND aggregate > %(after)s",  # noqa: S608
@@ -96,6 +108,14 @@ class Place:
     generation: int = 0
     aggregate: str = ""
     sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """The letters of a consumer that are there, MAX_COUNTED at most, and the aggregates that they halt."""
+
+    letters: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +178,16 @@ async def left(database: Database, inbox: Inbox, aggregate: str = "") -> int:
     """
     rows = await database.fetch(_LEFT, {**inbox.key, "aggregate": aggregate})
     return int(rows[0]["letters"])
+
+
+async def stock(database: Database, inbox: Inbox) -> Stock:
+    """Counts what is there of one consumer, within a bound that keeps it cheap.
+
+    Raises:
+        Fault: UNAVAILABLE.
+    """
+    (row,) = await database.fetch(_STOCK, {**inbox.key, "limit": MAX_COUNTED})
+    return Stock(row["letters"], row["keys"])
 
 
 async def next_key(database: Database, inbox: Inbox, after: str) -> str | None:

@@ -4,6 +4,7 @@ The outbox itself tells nothing then: what was published stays in it for a day.
 """
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,6 +31,14 @@ BEHIND_BYTES = gauge(
     of=SERVICES,
     look="grows for minutes: facts come late, and PostgreSQL keeps its log until the disk is full",
 )
+STALLED_SECONDS = gauge(
+    "sagacity_outbox_slot_stalled_seconds",
+    "How long the reader of the outbox's replication slot has confirmed nothing though an event came; 0: it "
+    "does. Only where Debezium publishes.",
+    "topic",
+    of=SERVICES,
+    look="minutes: facts do not come, however few they are",
+)
 # Everybody may see the slots. One that was made and never read has confirmed nothing yet.
 _SLOT = statement(
     "outbox_slot",
@@ -37,10 +46,12 @@ _SLOT = statement(
     SELECT active,
         greatest(0, pg_wal_lsn_diff(
             pg_current_wal_lsn(), coalesce(confirmed_flush_lsn, restart_lsn)
-        ))::float8 AS behind_bytes
+        ))::float8 AS behind_bytes,
+        pg_wal_lsn_diff(coalesce(confirmed_flush_lsn, restart_lsn), '0/0')::float8 AS confirmed
     FROM pg_replication_slots WHERE slot_name = %(slot)s::text
     """,
 )
+_NEWEST = statement("newest_in_outbox", "SELECT coalesce(max(position), 0) AS newest FROM outbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +61,37 @@ class Slot:
     Attributes:
         active: Whether somebody reads it.
         behind_bytes: How much of the log is not confirmed; None where there is no slot.
+        confirmed: Up to which place in the log it is; None where there is no slot.
     """
 
     active: bool
     behind_bytes: float | None
+    confirmed: float | None = None
+
+
+class Stall:
+    """Since when a slot has stood still though events came.
+
+    That it is behind does not tell: the log of a server goes on without this outbox, and a reader that has
+    nothing to read confirms nothing. Nor does the outbox tell where in the log an event is. But who reads
+    moves the slot for each event, so one that came while the slot stood still is waiting. One that came in
+    the same look as a move may be what moved it; where it is not, the next one tells.
+    """
+
+    def __init__(self) -> None:
+        self._confirmed: float | None = None
+        self._newest: int | None = None
+        self._since: float | None = None
+
+    def seconds(self, confirmed: float | None, newest: int, now: float) -> float:
+        """Takes what a look found, `newest` the last event's position; returns for how long it has stood."""
+        came = self._newest is not None and newest > self._newest
+        if confirmed != self._confirmed:
+            self._since = None
+        elif came and self._since is None:
+            self._since = now
+        self._confirmed, self._newest = confirmed, newest
+        return 0.0 if self._since is None else now - self._since
 
 
 def name_of(topic: str) -> str:
@@ -68,12 +106,15 @@ async def read(database: Database, name: str) -> Slot:
         Fault: UNAVAILABLE.
     """
     rows = await database.fetch(_SLOT, {"slot": name})
-    return Slot(rows[0]["active"], rows[0]["behind_bytes"]) if rows else Slot(active=False, behind_bytes=None)
+    if not rows:
+        return Slot(active=False, behind_bytes=None)
+    return Slot(rows[0]["active"], rows[0]["behind_bytes"], rows[0]["confirmed"])
 
 
 async def watch(database: Database, topic: str) -> None:
     """Shows slot and horizon of a database's outbox until it is cancelled."""
     horizon = OutboxWatch(topic)
+    stall = Stall()
     while True:
         # A database that is away says nothing; the gauges stay as they were.
         with suppress(Fault):
@@ -81,5 +122,8 @@ async def watch(database: Database, topic: str) -> None:
             ACTIVE.labels(topic).set(slot.active)
             if slot.behind_bytes is not None:
                 BEHIND_BYTES.labels(topic).set(slot.behind_bytes)
+            # After the slot: an event that moved it meanwhile is one that the next look sees move it.
+            (last,) = await database.fetch(_NEWEST, {})
+            STALLED_SECONDS.labels(topic).set(stall.seconds(slot.confirmed, last["newest"], time.monotonic()))
             horizon.show_horizon(await backlog(database))
         await asyncio.sleep(REFRESH_SECONDS)

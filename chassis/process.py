@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from chassis import outbox_slot, trace_metrics, tracing
+from chassis import outbox_slot, relay_metrics, replication_slots, trace_metrics, tracing
 from chassis.barrier_pruning import BarrierPruning
 from chassis.clock import SystemClock
 from chassis.config import ProcessSettings, environment
@@ -50,7 +50,8 @@ async def open_database(
 ) -> Database:
     """Open the pool of this process's database and see that it answers; it is closed at the stop.
 
-    `max_size` and `patience_seconds` are those of `Database.open`.
+    Its server's replication slots and standbys are watched until then. `max_size` and `patience_seconds` are
+    those of `Database.open`.
 
     Raises:
         SettingsError: the DSN is not set.
@@ -64,6 +65,7 @@ async def open_database(
     )
     life.on_stop(database.close)
     await database.ping()
+    life.start(replication_slots.watch(database), name="replication slots")
     return database
 
 
@@ -91,14 +93,18 @@ def start_relay(
 ) -> Callable[[], None]:
     """Run the relay of this database's outbox; returns what to call after a commit that appended to it.
 
-    Without Kafka there is no relay, and facts stay in the outbox; nor is there one where the settings leave
-    it to Debezium, whose slot is watched then. At the stop it is drained, within a bound.
+    Without Kafka there is no relay, and facts stay in the outbox, which is watched all the same; nor is there
+    one where the settings leave it to Debezium, whose slot is watched then. At the stop it is drained, within
+    a bound.
     """
     servers = settings.kafka_bootstrap_servers
     if not settings.relay_enabled:
         life.start(outbox_slot.watch(database, topic), name="outbox slot")
         return _nobody_to_wake
     if not servers:
+        # Somebody has to see that it grows: nothing else fails where the address was forgotten.
+        log.warning("outbox_without_kafka", topic=topic)
+        life.start(relay_metrics.watch(database, topic), name="outbox")
         return _nobody_to_wake
     relay = Relay(database, bootstrap_servers=servers, topic=topic, owner=settings.process)
     life.start(relay.run(), name="relay")

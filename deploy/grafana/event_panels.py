@@ -27,10 +27,10 @@ _RED: Final = Row(
             red_from=1000,
         ),
         number(
-            "Dead letters of an hour",
+            "Dead letters",
             "short",
-            "Events that could not be applied: `sagacity events dead-letters list`.",
-            "sum(increase(sagacity_consumer_parked_total[1h]))",
+            "Events that nobody has handled since they failed: `sagacity events dead-letters list`.",
+            "sum(max by (group) (sagacity_dead_letters))",
             alert="SagacityDeadLetters",
             red_from=1,
         ),
@@ -102,6 +102,13 @@ _OUTBOX: Final = Row(
             ("max by (topic) (sagacity_outbox_slot_behind_bytes)", "{{topic}}"),
             alert="SagacityOutboxSlotBehind",
         ),
+        graph(
+            "Debezium: stands still for",
+            "s",
+            "Only where Debezium publishes. Above some minutes: an event waits, and nothing is confirmed.",
+            ("max by (topic) (sagacity_outbox_slot_stalled_seconds)", "{{topic}}"),
+            alert="SagacityOutboxSlotStalled",
+        ),
     ),
 )
 _CONSUMERS: Final = Row(
@@ -115,7 +122,15 @@ _CONSUMERS: Final = Row(
             alert="SagacityConsumerLagging",
         ),
         wide(
-            "Dead letters, duplicates",
+            "Dead letters, keys that they halt",
+            "short",
+            "What nobody has replayed or discarded. A halted key waits, all others flow.",
+            ("max by (group) (sagacity_dead_letters)", "{{group}} dead letters"),
+            ("max by (group) (sagacity_halted_keys)", "{{group}} keys"),
+            alert="SagacityDeadLetters",
+        ),
+        wide(
+            "New dead letters, duplicates",
             "ops",
             "Letters need a person. Duplicates come after every rebalance and outage, and are dropped.",
             (rate("sagacity_consumer_parked_total", "group"), "{{group}} dead letters"),

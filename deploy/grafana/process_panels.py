@@ -238,10 +238,36 @@ _POOLS: Final = Row(
         ),
     ),
 )
+_REPLICATION: Final = Row(
+    "Replication",
+    (
+        graph(
+            "Log kept by slots",
+            "bytes",
+            "By slot. Growing: its reader is away or too slow, and PostgreSQL's disk will be full.",
+            (f"max by (slot) (sagacity_replication_slot_kept_bytes{{{_CHOSEN}}})", "{{slot}}"),
+            alert="SagacityReplicationSlotBehind",
+        ),
+        graph(
+            "Slots without a reader",
+            "short",
+            "1: a standby, a receiver of backups or a connector is away.",
+            (f"1 - min by (slot) (sagacity_replication_slot_active{{{_CHOSEN}}})", "{{slot}}"),
+            alert="SagacityReplicationSlotUnread",
+        ),
+        graph(
+            "Synchronous standbys that are missing",
+            "short",
+            "Above 0 every commit waits, and no order is accepted.",
+            (f"max by (database) (sagacity_synchronous_standbys_missing{{{_CHOSEN}}})", "{{database}}"),
+            alert="SagacityCommitsWait",
+        ),
+    ),
+)
 DATABASE: Final = Board(
     "database",
     "Sagacity: database",
-    "Statements and pools of connections, by service.",
-    (_STATEMENTS, _POOLS),
+    "Statements and pools of connections, by service; who receives the log.",
+    (_STATEMENTS, _POOLS, _REPLICATION),
     by_service=True,
 )

@@ -38,10 +38,13 @@ SECTIONS: Final[Sequence[tuple[str, tuple[str, ...]]]] = (
     ("RPCs", ("grpc_",)),
     ("Sagas", ("saga_",)),
     ("Outbox and relay", ("sagacity_relay_", "sagacity_outbox_")),
-    ("Consumers", ("sagacity_consumer_",)),
+    ("Consumers", ("sagacity_consumer_", "sagacity_dead_letters", "sagacity_halted_keys")),
     ("The payment provider", ("payments_provider_",)),
     ("Orders that are called off by themselves", ("sagacity_cancellations_", "sagacity_provider_refunds_")),
-    ("Databases", ("sagacity_pool_", "sagacity_statement_")),
+    (
+        "Databases",
+        ("sagacity_pool_", "sagacity_statement_", "sagacity_replication_", "sagacity_synchronous_"),
+    ),
     ("Traces", ("sagacity_trace_",)),
     ("Processes", ("sagacity_build_", "sagacity_event_loop_", "process_", "python_")),
 )

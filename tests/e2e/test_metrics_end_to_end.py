@@ -22,7 +22,7 @@ from tests.e2e.books import select
 from tests.e2e.eventually import eventually
 from tests.e2e.shoppers import PASSWORD, Market, Shopper
 from tests.unit.deploy.promql_names import asked
-from tests.unit.deploy.test_alerts import ALERTS
+from tests.unit.deploy.test_alerts import ALERTS, RULES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -33,7 +33,12 @@ STEPS = {step.name: step for group in PLACE_ORDER.groups for step in group}
 UNTIL_DECLINED = ("order", "customer", "reservation", "quote")
 UNDONE = ("reservation", "order")
 ORDERS = "/api/v1/orders"
-WITHOUT_RELAYS = {"sagacity_outbox_slot_active", "sagacity_outbox_slot_behind_bytes"}
+WITHOUT_RELAYS = {
+    "sagacity_outbox_slot_active",
+    "sagacity_outbox_slot_behind_bytes",
+    "sagacity_outbox_slot_stalled_seconds",
+}
+WITH_STANDBYS = {"sagacity_replication_slot_active", "sagacity_replication_slot_kept_bytes"}
 CANARY = "canary-4711"
 SECONDS = 10.0
 
@@ -266,8 +271,24 @@ async def test_what_an_alert_asks_for_has_a_value_before_anything_is_wrong(told:
     assert len(metrics) > 15
     filled = {(process, name) for process, name, _ in told.after.samples}
     wanted = {(process, metric.name) for metric in metrics for process in metric.processes}
-    # A slot is watched in the place of a relay, and here relays publish.
-    assert {name for _, name in wanted - filled} == WITHOUT_RELAYS
+    # A slot is watched in the place of a relay, and here relays publish; nor does anybody receive the log.
+    assert {name for _, name in wanted - filled} == WITHOUT_RELAYS | WITH_STANDBYS
+
+
+async def test_the_label_values_that_a_rule_asks_for_are_there_before_anything_is_wrong(told: Told) -> None:
+    """For Prometheus a series that appears with its first failure never rose: that failure is not counted."""
+    selectors = {
+        selector for rule in RULES for selector in asked(rule["expr"]).selectors if selector.matchers
+    }
+    shown = {(name, labels) for _, name, labels in told.before.samples}
+    ours = {each for each in selectors if each.metric.startswith(("http_", "saga", "payments_", "grpc_"))}
+    missing = {
+        each
+        for each in ours
+        if not any(each.metric == name and each.matches(dict(labels)) for name, labels in shown)
+    }
+    assert len(ours) > 10
+    assert {each.metric for each in missing} == WITH_STANDBYS
 
 
 @pytest.mark.parametrize("process", PROCESSES)

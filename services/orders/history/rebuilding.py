@@ -6,10 +6,12 @@ and one that dies leaves nothing but work for the others.
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from aiokafka.errors import KafkaError
 
+from chassis import consumer_metrics
 from chassis.cancellation import is_cancelled
 from chassis.consumer import Consumer, Consumers
 from chassis.consumer_lag import read_lags
@@ -118,7 +120,11 @@ class OrderHistory:
         found = await store.read_generations(self._database)
         following = {each.number for each in found if each.state is GenerationState.FOLLOWING}
         ended = {number for number, task in self._consumers.items() if task.done()}
-        await self._stop(ended | (self._consumers.keys() - following))
+        retired = self._consumers.keys() - following
+        for number in retired:
+            # Once it has ended, for until then it counts; no consumer of this group comes again.
+            self._consumers[number].add_done_callback(partial(_forget, store.consumer_of(number)))
+        await self._stop(ended | retired)
         if self._servers:
             for number in following - self._consumers.keys():
                 self._consumers[number] = asyncio.create_task(self._consumer(number).run())
@@ -186,3 +192,7 @@ class OrderHistory:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+
+def _forget(group: str, _ended: asyncio.Task[None]) -> None:
+    consumer_metrics.forget(group)

@@ -55,6 +55,35 @@ async def test_a_consumer_is_in_an_outage_while_its_database_is_away(
     assert await letters(database) == []
 
 
+async def test_what_stopped_a_consumer_is_not_shown_on_while_its_database_is_away(
+    *,
+    open_database: Any,
+    new_consumer: Any,
+    send: Any,
+    running: Any,
+    group: str,
+    postgres_admin_dsn: str,
+) -> None:
+    """It may be resumed meanwhile; where it is not, the first event that comes again says so."""
+    database = await open_database(DDL)
+    (row,) = await database.fetch(NAME, {})
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    consumer = new_consumer(database)
+    await consumer.inbox.halt()
+    await send(("a", 1))
+    with psycopg.connect(postgres_admin_dsn, autocommit=True) as admin:
+        async with running(consumer):
+            await until_shown(1, "stopped", group=group, state="HALTED")
+            admin.execute(allow.format(sql.Identifier(row["name"]), sql.SQL("false")))
+            try:
+                admin.execute(CUT, [row["name"]])
+                await until_shown(1, "outage", group=group)
+                assert shown("stopped", group=group, state="HALTED") == 0
+            finally:
+                admin.execute(allow.format(sql.Identifier(row["name"]), sql.SQL("true")))
+            await until_shown(1, "stopped", group=group, state="HALTED")
+
+
 # It starts a broker of its own.
 @pytest.mark.timeout(300)
 async def test_a_consumer_is_in_an_outage_before_kafka_is_there_and_while_it_is_away_with_nothing_to_read(

@@ -17,6 +17,7 @@ from tests.integration.chassis.consuming import (
     effects,
     letters,
     record_effect,
+    shown,
     until,
     until_applied,
     until_shown,
@@ -175,6 +176,18 @@ async def until_applied_whatever_the_order(database: Database, keys: set[str]) -
         return set(await effects(database)) == keys
 
     await until(done)
+
+
+async def test_a_consumer_that_is_cancelled_while_it_is_stopped_is_not_shown_as_stopped_for_ever(
+    open_database: Any, new_consumer: Any, send: Any, running: Any, group: str
+) -> None:
+    database = await open_database(DDL)
+    consumer = new_consumer(database)
+    await consumer.inbox.halt()
+    await send(("a", 1))
+    async with running(consumer):
+        await until_stopped(group, ConsumerState.HALTED)
+    assert shown("stopped", group=group, state=ConsumerState.HALTED) == 0
 
 
 async def test_successes_between_failures_keep_a_consumer_from_halting(

@@ -68,6 +68,53 @@ async def test_a_slot_that_is_not_there_is_one_that_nobody_reads(open_database: 
     assert slot == outbox_slot.Slot(active=False, behind_bytes=None)
 
 
+@pytest.mark.integration
+async def test_a_slot_that_stands_still_behind_an_event_is_seen_until_it_moves(
+    slot: psycopg.Connection, open_database: Any, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_slot, "REFRESH_SECONDS", 0.05)
+    database = await open_database(OUTBOX_DDL)
+
+    async def stalled() -> float | None:
+        return shown("slot_stalled_seconds")
+
+    # Its first look is waited for: what was there before, nobody can tell from what is published.
+    outbox_slot.STALLED_SECONDS.remove(TOPIC)
+    watching = asyncio.create_task(outbox_slot.watch(database, TOPIC))
+    try:
+        await eventually(stalled, until=lambda seconds: seconds == 0)
+        # The log of the server goes on, and of this outbox there is nothing in it.
+        slot.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 100000))")
+        await publish(database, "order-1", 1)
+        await eventually(stalled, until=lambda seconds: (seconds or 0) > 0.2)
+        slot.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [NAME])
+        assert await eventually(stalled, until=lambda seconds: seconds == 0) == 0
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+def test_a_slot_stands_still_from_the_first_event_behind_its_last_move() -> None:
+    stall = outbox_slot.Stall()
+    looks: list[tuple[float | None, int, float]] = [
+        (100.0, 7, 0.0),  # who comes later does not know what happened before
+        (100.0, 7, 0.0),  # nothing came: it need not move
+        (100.0, 8, 0.0),  # seen first at 20
+        (100.0, 9, 10.0),
+        (150.0, 9, 0.0),  # it moved
+        (150.0, 9, 0.0),
+        (200.0, 10, 0.0),  # came and was confirmed between two looks
+        (200.0, 10, 0.0),
+        (200.0, 0, 0.0),  # what was published is deleted
+        (200.0, 11, 0.0),
+        (None, 11, 0.0),  # the slot is gone,
+        (None, 12, 0.0),  # and so is whoever confirms
+        (None, 12, 10.0),
+    ]
+    for number, (confirmed, newest, seconds) in enumerate(looks):
+        assert stall.seconds(confirmed, newest, number * 10.0) == seconds, number
+
+
 def test_the_slot_that_is_watched_is_the_one_that_the_connector_makes() -> None:
     template = (ROOT / "deploy" / "debezium" / "outbox-connector.json").read_text("utf-8")
     made = json.loads(template.replace("@CONTEXT@", "orders"))["config"]

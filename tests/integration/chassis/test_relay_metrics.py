@@ -1,5 +1,6 @@
 """What a relay shows of its outbox, and its alarm."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from chassis import relay_metrics
+from chassis.config import ProcessSettings
+from chassis.lifecycle import Lifecycle
 from chassis.outbox import OUTBOX_DDL
 from chassis.outbox_backlog import Backlog
+from chassis.process import start_relay
 from chassis.relay import Relay
 from chassis.relay_metrics import OutboxWatch
 from chassis.telemetry import REGISTRY
@@ -41,6 +45,30 @@ async def test_a_relay_shows_what_waits_and_how_old_it_is_though_kafka_is_away(
     assert age is not None
     assert 600 <= age < 1_200
     assert shown("oldest_transaction_seconds", topic) == 0
+
+
+@pytest.mark.integration
+async def test_an_outbox_that_nobody_publishes_for_want_of_an_address_is_watched_and_said_once(
+    open_database: Any, publish: Any, rows: Any, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_metrics, "REFRESH_SECONDS", 0.05)
+    database = await open_database(OUTBOX_DDL)
+    await publish(database, "order-1", 1)
+    await rows(database, "UPDATE outbox SET occurred_at = clock_timestamp() - interval '10 minutes'")
+
+    async def waiting() -> tuple[float | None, bool]:
+        return shown("waiting", topic), (shown("oldest_age_seconds", topic) or 0) >= 600
+
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as group:
+            life = Lifecycle(group)
+            start_relay(life, ProcessSettings(kafka_bootstrap_servers=""), database, topic=topic)()
+            await eventually(waiting, until=lambda found: found == (1, True))
+            await publish(database, "order-1", 2)
+            await eventually(waiting, until=lambda found: found == (2, True))
+            life.stopping.set()
+            await life.drain()
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("outbox_without_kafka", "warning")]
 
 
 @pytest.mark.integration

@@ -16,6 +16,7 @@ import pytest
 from chassis.config import environment
 from chassis.identity import new_key_pair
 from chassis.projections import ProjectionState
+from chassis.telemetry import REGISTRY
 from services.orders.domain import OrderState
 from services.orders.history import generations, rebuilding
 from services.orders.history.generations import GenerationState
@@ -189,6 +190,39 @@ async def test_a_generation_that_could_not_apply_something_is_not_switched_to(
             return await old_world.active() == number
 
         await old_world.until(switched)
+
+
+async def test_a_generation_that_halted_and_was_replaced_is_shown_no_more(old_world: HistoryWorld) -> None:
+    """Its alarm would be one that nobody can end: there is no consumer to resume."""
+    retired = generations.consumer_of(1)
+
+    def series(group: str) -> set[str]:
+        return {
+            sample.name
+            for family in REGISTRY.collect()
+            for sample in family.samples
+            if sample.labels.get("group") == group
+        }
+
+    async def halted() -> bool:
+        labels = {"group": retired, "state": "HALTED"}
+        return REGISTRY.get_sample_value("sagacity_consumer_stopped", labels) == 1
+
+    async with old_world.replica():
+        await old_world.until(old_world.active)
+        await old_world.rows(
+            "INSERT INTO consumer_control (consumer, generation, state) VALUES (%(consumer)s, 1, 'HALTED')",
+            consumer=retired,
+        )
+        await old_world.writer.write()
+        await old_world.until(halted)
+        number = await old_world.rebuild()
+
+        async def forgotten() -> bool:
+            return await old_world.active() == number and not series(retired)
+
+        await old_world.until(forgotten)
+        assert "sagacity_consumer_stopped" in series(generations.consumer_of(number))
 
 
 @asynccontextmanager
