@@ -22,6 +22,9 @@ from chassis.rpc_metrics import observe_call
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
+# How often at most a name is looked up again, which is done when a connection ends or fails.
+DNS_INTERVAL_SECONDS = 1.0
+
 _OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -31,6 +34,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # gRPC's own 30 s: in a rollout of two replicas both addresses that a client knew are gone before that.
+    ("grpc.dns_min_time_between_resolutions_ms", int(DNS_INTERVAL_SECONDS * 1000)),
     # A peer that hangs or vanished without a word is dropped before the caller's patience ends.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),

@@ -6,6 +6,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -14,12 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typing_extensions import override
 
 from chassis import grpc_client
+from chassis.errors import Fault, FaultKind
 from chassis.grpc_client import Connection
 from chassis.grpc_gate import MAX_HANDLER_SECONDS, MAX_STREAM_SECONDS
 from chassis.grpc_server import MAX_CONNECTION_AGE_GRACE_SECONDS, Allow, Server, build_server
 from chassis.identity import ServiceIdentity, Verifier, new_key_pair
 from chassis.readiness import READINESS_SERVICE
 from sagacity.inventory.v1 import inventory_pb2, inventory_pb2_grpc
+from tests.e2e.eventually import eventually
 
 WAIT_SECONDS = 60.0
 AGE_SECONDS = 0.3
@@ -29,6 +32,8 @@ QUESTIONS_TO_SEE = 4
 PRIVATE_KEY, PUBLIC_KEY = new_key_pair("gateway")
 NAME = "inventory-headless.test"
 NO_SUCH_NAME = 3
+# What gRPC waits by itself before it looks a name up again. Who does not wait so long is there by half of it.
+GRPC_DNS_INTERVAL_SECONDS = 30.0
 
 
 @dataclass
@@ -146,13 +151,15 @@ async def names() -> AsyncIterator[tuple[Names, int]]:
         transport.close()
 
 
+def dns_target(dns_port: int, port: int) -> str:
+    return f"dns://127.0.0.1:{dns_port}/{NAME}:{port}"
+
+
 @asynccontextmanager
 async def client(dns_port: int, port: int) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """Yield a call that tells how ready the replica is that answers it."""
-    # Ours, but for the half minute that gRPC does not look the same name up again.
-    options = (*grpc_client._OPTIONS, ("grpc.dns_min_time_between_resolutions_ms", 50))
-    target = f"dns://127.0.0.1:{dns_port}/{NAME}:{port}"
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    target = dns_target(dns_port, port)
+    async with grpc.aio.insecure_channel(target, options=grpc_client._OPTIONS) as channel:
         health = health_pb2_grpc.HealthStub(channel)
 
         async def answering() -> int:
@@ -197,3 +204,32 @@ async def test_a_client_keeps_its_addresses_while_the_name_has_none(code: int) -
             while dns.times_asked < asked + QUESTIONS_TO_SEE:
                 assert await answering() == health_pb2.HealthCheckResponse.SERVING
         assert await answering() == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_client_whose_last_replica_goes_looks_for_its_successor_at_once() -> None:
+    # So it is at the end of a rollout: whatever it knew is gone, and it has looked the name up just now.
+    inventory = Inventory()  # type: ignore[abstract]
+    old, new = new_server(inventory, age_seconds=WAIT_SECONDS), new_server(inventory)
+    async with names() as (dns, dns_port), AsyncExitStack() as stack:
+        port = await old.start("127.0.0.2:0")
+        dns.addresses = ["127.0.0.2"]
+        connection = Connection(dns_target(dns_port, port), ServiceIdentity("gateway", PRIVATE_KEY))
+        stack.push_async_callback(connection.close)
+        await get(connection, "SKU-1")
+        await new.start(f"127.0.0.3:{port}")
+        stack.push_async_callback(new.stop)
+        dns.addresses = ["127.0.0.3"]
+        await old.stop()
+        answered = partial(answers, connection)
+        await eventually(answered, within_seconds=GRPC_DNS_INTERVAL_SECONDS / 2)
+    assert len(set(inventory.peers)) > 1
+
+
+async def answers(connection: Connection) -> bool:
+    try:
+        await get(connection, "SKU-1")
+    except Fault as fault:
+        if fault.kind is not FaultKind.UNAVAILABLE:
+            raise
+        return False
+    return True
