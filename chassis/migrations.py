@@ -5,11 +5,15 @@ environment is the same for all and lives in `chassis/alembic_environment/env.py
 """
 
 import argparse
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import psycopg
 from alembic import command
@@ -24,6 +28,9 @@ LOCK_WAIT_SECONDS = 600.0
 LOCK_POLL_SECONDS = 0.2
 # A migration that waits for a table's lock makes every later reader wait behind it: so not for long.
 DDL_LOCK_TIMEOUT_MS = 10_000
+# How soon PostgreSQL notices that a migrator was killed while it waits, and lets go of what that held.
+CLIENT_CHECK_MS = 2_000
+STOPPED_EXIT_CODE = 128 + signal.SIGTERM
 
 
 def upgrade(package: str, dsn: str) -> None:
@@ -67,9 +74,8 @@ def _escaped(path: str) -> str:
 
 
 def _connect(dsn: str) -> psycopg.Connection:
-    return psycopg.connect(
-        dsn, options=f"-c lock_timeout={DDL_LOCK_TIMEOUT_MS}", application_name="migrations"
-    )
+    options = f"-c lock_timeout={DDL_LOCK_TIMEOUT_MS} -c client_connection_check_interval={CLIENT_CHECK_MS}"
+    return psycopg.connect(dsn, options=options, application_name="migrations")
 
 
 @contextmanager
@@ -90,6 +96,24 @@ def _try_lock(connection: psycopg.Connection) -> bool:
     return row is not None and bool(row[0])
 
 
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Make SIGTERM end what is inside as an exit does: connections are closed, a statement is cancelled.
+
+    Of itself it would be ignored by a container's process 1, and elsewhere leave the statement running.
+    """
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.stderr.write("stopped; the migration under way is undone, run it again\n")
+    sys.exit(STOPPED_EXIT_CODE)
+
+
 def main() -> None:
     """Upgrades the database of the package that the command line names; its DSN comes from the settings."""
     parser = argparse.ArgumentParser(prog="python -m chassis.migrations", description=main.__doc__)
@@ -99,7 +123,8 @@ def main() -> None:
     class MigrationSettings(ProcessSettings):
         process = package.rpartition(".")[2]
 
-    upgrade(package, MigrationSettings.read().required("database_dsn"))
+    with _stopped_by_sigterm():
+        upgrade(package, MigrationSettings.read().required("database_dsn"))
 
 
 if __name__ == "__main__":

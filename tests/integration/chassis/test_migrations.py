@@ -1,5 +1,8 @@
+import asyncio
+import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,13 @@ from chassis import migrations
 from chassis.barrier import BARRIER_DDL
 from chassis.consumer import INBOX_DDL
 from chassis.outbox import BUCKETS, OUTBOX_DDL
+from tests.conftest import ENVIRONMENT
+from tests.e2e.eventually import eventually
 
 pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[3]
+END_SECONDS = 60
 
 FIRST = '''
 """First."""
@@ -42,6 +50,18 @@ def upgrade() -> None:
     op.execute("SELECT pg_sleep(0.2)")
     with op.get_context().autocommit_block():
         op.execute("CREATE INDEX CONCURRENTLY counted_n ON counted (n)")
+'''
+THIRD = '''
+"""Third."""
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.execute("CREATE TABLE made_before_the_wait (n bigint)")
+    op.execute("ALTER TABLE counted ADD COLUMN more bigint")
 '''
 
 
@@ -126,3 +146,49 @@ def test_the_ddl_of_the_chassis_needs_no_escaping() -> None:
     """It goes through `op.execute`, where a colon would be a parameter."""
     for ddl in (BARRIER_DDL, OUTBOX_DDL, INBOX_DDL):
         assert not {":", "%"} & set(ddl)
+
+
+def waiting(dsn: str) -> list[int]:
+    """Return the server's processes that migrate and wait for a lock."""
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'migrations' AND wait_event_type = 'Lock'"
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+async def test_a_migrator_that_is_told_to_stop_leaves_nothing_that_waits(
+    new_database: Any, package: str, tmp_path: Path
+) -> None:
+    dsn = new_database()
+    migrations.upgrade(package, dsn)
+    (tmp_path / package / "migrations" / "versions" / "0003_more.py").write_text(THIRD)
+    with psycopg.connect(dsn) as other:
+        other.execute("LOCK TABLE counted")
+        migrator = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "chassis.migrations", package),
+            env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}", "SAGACITY_PRETEND_DATABASE_DSN": dsn},
+            stderr=subprocess.PIPE,
+        )
+        ask = partial(asyncio.to_thread, waiting, dsn)
+        await eventually(ask)
+        migrator.terminate()
+        async with asyncio.timeout(END_SECONDS):
+            _, said = await migrator.communicate()
+        assert migrator.returncode == migrations.STOPPED_EXIT_CODE, said
+        # The lock is still held: whoever waited for it has been told, and did not run out of patience.
+        assert waiting(dsn) == []
+    assert tables(dsn).isdisjoint({"made_before_the_wait"})
+    migrations.upgrade(package, dsn)
+    assert "made_before_the_wait" in tables(dsn)
+
+
+def test_a_migrator_that_is_killed_lets_go_long_before_its_lock_times_out(new_database: Any) -> None:
+    assert migrations.CLIENT_CHECK_MS <= migrations.DDL_LOCK_TIMEOUT_MS / 4
+    with migrations._connect(new_database()) as connection:
+        row = connection.execute(
+            "SELECT setting FROM pg_settings WHERE name = 'client_connection_check_interval'"
+        ).fetchone()
+    assert row == (str(migrations.CLIENT_CHECK_MS),)
