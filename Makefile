@@ -31,7 +31,7 @@ LOAD_VENV := .venv-load
 LOAD_STAMP := $(LOAD_VENV)/.installed
 
 .PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events load \
-	image image-there secrets up roll roll-back down test-compose
+	image image-there secrets mounted up up-as roll roll-back down test-compose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -136,12 +136,10 @@ bench-engine: $(STAMP) $(BENCH_STAMP) ## measure the saga engine, beside DBOS (J
 # Containers. TAG is the image's; PROFILES=obs,load adds what looks at them and what orders from them.
 TAG ?= local
 PROFILES ?=
-UP_SECONDS := 600
-comma := ,
+# What was asked for; nothing where TAG is only the default.
+ASKED = $(if $(filter file,$(origin TAG)),,$(TAG))
 PROJECT := docker compose --project-name sagacity --file deploy/compose.yaml
 COMPOSE = SAGACITY_TAG=$(TAG) $(PROJECT)
-# Traces go where there is somebody to take them.
-WITH_TRACES = $(if $(findstring obs,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-collector:4317)
 
 image: ## build the image sagacity:local of all processes (TAG=1.2.3)
 	docker build --file deploy/Dockerfile --tag sagacity:$(TAG) \
@@ -157,17 +155,22 @@ image-there:
 	@$(if $(findstring load,$(PROFILES)),$(call there,sagacity-load,docker build --file deploy/compose/load.Dockerfile --tag sagacity-load:$(TAG) .))
 
 secrets: $(STAMP) ## make the secrets of the containers that are missing, in deploy/secrets
-	@$(BIN)/python -m deploy.compose.make_secrets
+	@$(BIN)/python -m deploy.compose.make_secrets $(if $(SAGACITY_SECRETS),"$$(cd deploy && realpath -m -- '$(SAGACITY_SECRETS)')")
 
-up: image-there secrets ## everything in containers, until it is healthy; builds the image where TAG has none (PROFILES=obs,load)
-	$(WITH_TRACES) $(COMPOSE) $(addprefix --profile ,$(subst $(comma), ,$(PROFILES))) \
-		up --detach --no-build --remove-orphans --wait --wait-timeout $(UP_SECONDS)
-	@echo "the gateway is on http://$$($(COMPOSE) port proxy 8080); who may log in: docs/how-to/compose.md"
+# What is mounted from here can be read by whoever a container's process is.
+mounted:
+	@deploy/compose/readable.sh
 
-roll: image-there ## TAG's release, container by container, while orders are placed (TAG=1.2.4)
+up: mounted secrets ## everything in containers, until it is healthy; what runs keeps its release (TAG=1.2.3, PROFILES=obs,load)
+	@tag=$$(deploy/compose/up.sh tag "$(ASKED)" $(PROJECT)) && $(MAKE) --no-print-directory up-as TAG="$$tag"
+
+up-as: image-there
+	@SAGACITY_TAG=$(TAG) deploy/compose/up.sh start "$(PROFILES)" $(PROJECT)
+
+roll: mounted secrets image-there ## TAG's release, container by container, while orders are placed (TAG=1.2.4)
 	@SAGACITY_TAG=$(TAG) deploy/compose/roll.sh forward $(PROJECT)
 
-roll-back: image-there ## the release before, the other way round, on the schema as it is (TAG=1.2.3)
+roll-back: mounted secrets image-there ## the release before, the other way round, on the schema as it is (TAG=1.2.3)
 	@SAGACITY_TAG=$(TAG) deploy/compose/roll.sh back $(PROJECT)
 
 down: ## stop the containers and remove them; their data stays (ARGS=--volumes deletes it)

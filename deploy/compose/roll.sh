@@ -2,7 +2,7 @@
 # Makes the containers of ours anew with the image SAGACITY_TAG, one after another, each healthy before the next; the first
 # failure ends it, and what was not reached runs on as it was. Called by `make roll` and `make roll-back`.
 #
-#   roll.sh forward COMPOSE...   migrations, services, orchestrators, gateways, then what has changed configuration
+#   roll.sh forward COMPOSE...   migrations, services, orchestrators, gateways, then what else has changed
 #   roll.sh back COMPOSE...      gateways, orchestrators, services: the schema stays
 #
 # COMPOSE... is the command, with its project and its file.
@@ -25,7 +25,8 @@ anew() { # service, options
   "${compose[@]}" up --detach --no-deps --no-build --wait --wait-timeout "$wait_seconds" "$@" "$service"
 }
 
-# The engine does not see that a mounted file is another one: a file that is newer than its container is.
+# What is others': anew where compose.yaml says something else of it than it was made by. The engine does not see that a
+# mounted file is another one: a file that is newer than its container is.
 follow() { # service, paths
   local service=$1 container made
   shift
@@ -34,6 +35,8 @@ follow() { # service, paths
   made=$(docker container inspect --format '{{.Created}}' "$container")
   if [ -n "$(find "${@/#/$folder/}" -newermt "${made%.*}Z")" ]; then
     anew "$service" --force-recreate
+  else
+    anew "$service"
   fi
 }
 

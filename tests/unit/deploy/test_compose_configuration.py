@@ -118,3 +118,42 @@ def test_the_connections_that_the_proxy_takes_fit_its_memory() -> None:
     assert match
     needed = int(match.group(1)) * (2 * BUFFER_BYTES + CONNECTION_BYTES)
     assert needed <= size(SERVICES["proxy"]["mem_limit"]) / 2
+
+
+def proxy_says(pattern: str) -> str:
+    """Return what the last group of the pattern matched, or all of it where it has no group."""
+    found = re.search(rf"^ *{pattern}$", (FOLDER / "haproxy.cfg").read_text("utf-8"), re.MULTILINE)
+    assert found, pattern
+    return str(found[found.re.groups])
+
+
+def test_the_proxy_has_no_more_threads_than_the_cores_that_it_may_use() -> None:
+    # Where nothing is said it takes one for each of the host's, and every one counts as a process.
+    assert int(proxy_says(r"nbthread (\d+)")) <= max(1, SERVICES["proxy"]["cpus"])
+
+
+def test_the_proxy_logs_what_failed_though_not_every_request() -> None:
+    assert proxy_says(r"log stdout .* (\w+)") in {"notice", "warning", "err"}
+    proxy_says("option httplog")
+    proxy_says("option log-separate-errors")
+
+
+def test_the_proxy_stops_long_before_it_is_killed_whoever_is_connected() -> None:
+    last = int(proxy_says(r"hard-stop-after (\d+)s"))
+    grace = int(SERVICES["proxy"]["stop_grace_period"].removesuffix("s"))
+    assert 0 < last <= grace / 2
+    page = " ".join((ROOT / "docs" / "how-to" / "compose.md").read_text("utf-8").split())
+    assert f"{last} s at most" in page
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SERVICES if name.endswith("-database")))
+def test_a_database_is_healthy_once_it_has_the_roles_of_its_first_start(name: str) -> None:
+    kind, command = SERVICES[name]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    assert "rolname = '$${POSTGRES_DB}_service'" in command
+    # One role tells of all that the script does only where it does all of it or nothing.
+    lines = (FOLDER / "create-roles.sql").read_text("utf-8").splitlines()
+    statements = [line for line in lines if re.match("[A-Z]", line)]
+    assert (statements[0], statements[-1]) == ("BEGIN;", "COMMIT;")
+    assert any(line.startswith('CREATE ROLE :"service"') for line in statements)
+    assert r"\set service :name '_service'" in lines

@@ -1,38 +1,24 @@
-"""`make roll`, `make roll-back`, when `make up` builds: make itself, and a `docker` that notes its calls.
+"""`make roll`, `make roll-back`, when an image is built: make itself, and a `docker` that notes its calls.
 
 That the containers are made anew for real is shown by `make test-compose`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.unit.deploy.noted_docker import FAR_OFF, ROOT, Docker
+
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))[
     "services"
 ]
-MAKE_SECONDS = 60
 # Grafana looks into this folder again and again.
 READ_AGAIN = "./grafana/dashboards"
-# It has the image of the tag `there`, runs what $RUNNING names, and fails at what $FAILS_AT names.
-DOCKER = """#!/bin/bash
-echo "tag=$SAGACITY_TAG traces=$OTEL_EXPORTER_OTLP_ENDPOINT $*" >>"$CALLS"
-case "$*" in
-  "image inspect "*) [[ "$*" == *:there ]] ;;
-  *" ps --quiet "*) for one in $RUNNING; do [[ "${@: -1}" == "$one" ]] && echo "id-$one"; done; true ;;
-  "container inspect "*) echo "$MADE" ;;
-  *" $FAILS_AT") exit 7 ;;
-esac
-"""
 FORWARD = [
     "users-migrations",
     "inventory-migrations",
@@ -48,48 +34,8 @@ FORWARD = [
     "gateway-1",
     "gateway-2",
 ]
-LONG_AGO, FAR_OFF = "2001-01-01T00:00:00.123456789Z", "2999-01-01T00:00:00.123456789Z"
-
-
-@dataclass
-class Docker:
-    """A `docker` for make to find, and what it was asked."""
-
-    folder: Path
-
-    def make(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run make with it; each call begins a new list."""
-        self.folder.mkdir(exist_ok=True)
-        program = self.folder / "docker"
-        program.write_text(DOCKER, "utf-8")
-        program.chmod(0o755)
-        (self.folder / "calls").write_text("", "utf-8")
-        environment = {
-            "PATH": f"{self.folder}:{os.defpath}",
-            "CALLS": str(self.folder / "calls"),
-            "RUNNING": "",
-            "FAILS_AT": "nothing",
-            "MADE": FAR_OFF,
-            **variables,
-        }
-        return subprocess.run(
-            [str(shutil.which("make")), "--no-print-directory", *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=MAKE_SECONDS,
-        )
-
-    def calls(self, having: str) -> list[str]:
-        """Return the calls with `having` in them."""
-        return [line for line in (self.folder / "calls").read_text("utf-8").splitlines() if having in line]
-
-    def anew(self) -> list[str]:
-        """Return what was run or made anew, in order."""
-        done = [line for line in self.calls("") if " up " in line or " run " in line]
-        return [line.rpartition(" ")[2] for line in done]
+LONG_AGO = "2001-01-01T00:00:00.123456789Z"
+OTHERS = "proxy prometheus otel-collector jaeger grafana"
 
 
 @pytest.fixture
@@ -131,16 +77,40 @@ def test_traces_go_on_where_a_collector_runs_and_only_there(docker: Docker) -> N
 
 
 def test_what_was_given_a_new_configuration_is_made_anew_at_the_end(docker: Docker) -> None:
-    running = "proxy prometheus otel-collector jaeger grafana"
-    docker.make("roll", "TAG=there", RUNNING=running, MADE=LONG_AGO)
-    assert docker.anew() == [*FORWARD, *running.split()]
+    docker.make("roll", "TAG=there", RUNNING=OTHERS, MADE=LONG_AGO)
+    assert docker.anew() == [*FORWARD, *OTHERS.split()]
     forced = docker.calls("--force-recreate")
-    assert [line.rpartition(" ")[2] for line in forced] == running.split()
+    assert [line.rpartition(" ")[2] for line in forced] == OTHERS.split()
 
 
-def test_what_is_newer_than_its_configuration_stays_as_it_is(docker: Docker) -> None:
-    docker.make("roll", "TAG=there", RUNNING="proxy prometheus otel-collector jaeger grafana", MADE=FAR_OFF)
-    assert docker.anew() == FORWARD
+def test_what_is_newer_than_its_configuration_is_left_to_the_engine_to_compare(docker: Docker) -> None:
+    # It makes anew what has another image, limit or command, and nothing else.
+    docker.make("roll", "TAG=there", RUNNING=OTHERS, MADE=FAR_OFF)
+    assert docker.anew() == [*FORWARD, *OTHERS.split()]
+    assert docker.calls("--force-recreate") == []
+
+
+def test_what_does_not_run_is_not_started_by_a_roll(docker: Docker) -> None:
+    docker.make("roll", "TAG=there", RUNNING="proxy")
+    assert docker.anew() == [*FORWARD, "proxy"]
+
+
+@pytest.mark.parametrize("target", ["roll", "roll-back", "up"])
+def test_secrets_that_a_release_has_more_are_made_before_its_containers(docker: Docker, target: str) -> None:
+    assert docker.make(target, "TAG=there").returncode == 0
+    calls = docker.calls("")
+    made = next(at for at, line in enumerate(calls) if "-m deploy.compose.make_secrets" in line)
+    assert made < min(at for at, line in enumerate(calls) if " up " in line or " run " in line)
+
+
+def test_secrets_are_made_where_compose_looks_for_them(docker: Docker) -> None:
+    for given, folder in (
+        ("", ""),
+        ("../elsewhere", f" {ROOT}/elsewhere"),
+        ("/srv/secrets", " /srv/secrets"),
+    ):
+        assert docker.make("secrets", SAGACITY_SECRETS=given).returncode == 0
+        assert docker.calls("") == [f"python -m deploy.compose.make_secrets{folder}"]
 
 
 def test_every_mounted_configuration_of_others_is_looked_at() -> None:
@@ -170,9 +140,3 @@ def test_the_image_of_the_shoppers_is_made_where_they_are_asked_for(docker: Dock
     ]
     docker.make("image-there", "TAG=there", "PROFILES=obs,load")
     assert docker.calls(" build ") == []
-
-
-def test_up_builds_by_the_same_rule(docker: Docker) -> None:
-    said = docker.make("--dry-run", "up", "TAG=there").stdout
-    assert "docker image inspect sagacity:there" in said
-    assert said.count("docker build") <= 1
