@@ -143,10 +143,14 @@ class Stack:
         wait = ["--detach", "--no-build", "--wait", "--wait-timeout", str(UP_SECONDS)]
         self.compose("up", *wait, *which)
 
-    def roll(self, tag: str) -> None:
-        """Migrate and make our processes anew with another image, as `make roll` does."""
+    def roll(self, tag: str, *, back: bool = False) -> None:
+        """Make our processes anew with another image, as `make roll` and `make roll-back` do."""
         self.tag = tag
-        run([str(ROLL), "forward", *self._command()], seconds=ROLL_SECONDS, **self._variables())
+        run(
+            [str(ROLL), "back" if back else "forward", *self._command()],
+            seconds=ROLL_SECONDS,
+            **self._variables(),
+        )
 
     def down(self, *, volumes: bool) -> None:
         """Stop and remove the containers, and their data if `volumes`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 
@@ -11,7 +12,7 @@ import pytest
 
 from deploy.local.programs import PROGRAMS
 from tests.compose.figures import Figures
-from tests.compose.stack import IMAGE, NEXT_TAG, PROCESSES, STANDING, Stack, base_image, inspect, run
+from tests.compose.stack import IMAGE, NEXT_TAG, PROCESSES, STANDING, TAG, Stack, base_image, inspect, run
 from tests.compose.traffic import CONFIRMED, CUT_OFF, DECLINED, ENDS, SHOPPERS, STOCK, Seen, insist, shopping
 from tests.e2e.eventually import eventually
 from tests.e2e.invariants import prove_everything
@@ -221,6 +222,24 @@ async def test_every_container_is_rolled_under_load_and_every_order_ends(
         assert now != before[name]
         if name in PROCESSES:
             assert inspect("container", now)["Config"]["Image"] == f"sagacity:{NEXT_TAG}"
+    check_seen(seen)
+    assert seen.on_the_way[CUT_OFF] <= MAX_CUT_OFF_PER_GATEWAY * len(GATEWAYS)
+    await prove_everything(stack, market.journal)  # type: ignore[arg-type]
+
+
+async def test_the_way_back_is_rolled_under_load_and_every_order_ends(
+    stack: Stack, market: Market, figures: Figures
+) -> None:
+    sku = await market.product(stock=STOCK)
+    before = {name: await asyncio.to_thread(stack.container, name) for name in STANDING}
+    async with shopping(market, sku) as seen:
+        await asyncio.to_thread(functools.partial(stack.roll, TAG, back=True))
+    tell(figures, f"rolled back: {len(PROCESSES)} containers, one after another", seen)
+    for name in STANDING:
+        now = await asyncio.to_thread(stack.container, name)
+        assert (now != before[name]) == (name in PROCESSES), name
+        if name in PROCESSES:
+            assert inspect("container", now)["Config"]["Image"] == IMAGE
     check_seen(seen)
     assert seen.on_the_way[CUT_OFF] <= MAX_CUT_OFF_PER_GATEWAY * len(GATEWAYS)
     await prove_everything(stack, market.journal)  # type: ignore[arg-type]
