@@ -1,4 +1,6 @@
-"""Prints the Secrets that the manifests name: `python -m deploy.k8s.make_secrets | kubectl apply -f -`.
+"""Prints the Secrets that the manifests name: `... make_secrets | kubectl apply --server-side -f -`.
+
+By the server's side, for otherwise an annotation keeps what was applied, values and all.
 
 Keys and passwords are made once, in files of the folder, and printed from there ever after. `--keys-only`
 leaves those with the addresses of databases and Kafka out, because they are somebody else's to make.

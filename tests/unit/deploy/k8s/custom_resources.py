@@ -127,6 +127,8 @@ REDIRECT = fields(
     }
 )
 PATH = fields({"type": {"enum": ["Exact", "PathPrefix"]}, "value": TEXT})
+# Of the Gateway API (GEP-2257), which knows no days.
+TIMEOUT: Final[Schema] = {"type": "string", "pattern": r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"}
 HTTP_ROUTE = resource(
     "gateway.networking.k8s.io/v1",
     "HTTPRoute",
@@ -141,6 +143,7 @@ HTTP_ROUTE = resource(
                         "matches": one_or_more(fields({}, {"path": PATH})),
                         "filters": one_or_more(REDIRECT),
                         "backendRefs": one_or_more(fields({"name": TEXT, "port": {"type": "integer"}})),
+                        "timeouts": fields({}, {"request": TIMEOUT, "backendRequest": TIMEOUT}),
                     },
                 )
             ),

@@ -177,6 +177,12 @@ def _secret_items(volume: Document) -> Iterator[tuple[str, tuple[str, str]]]:
             yield item["path"], (source["secret"]["name"], item["key"])
 
 
+def settings_maps(document: Document) -> set[str]:
+    """Return the ConfigMaps that the container's variables come from."""
+    sources = [source for container in containers(document) for source in container.get("envFrom", [])]
+    return {source["configMapRef"]["name"] for source in sources if "configMapRef" in source}
+
+
 def settings_of(found: Manifests, document: Document) -> dict[str, str]:
     """Return the variables that the container gets, from ConfigMaps and by name."""
     maps = found.named("ConfigMap")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.unit.deploy.k8s.manifests import Document, Manifests, app, containers, pod
+from tests.unit.deploy.k8s.manifests import Document, Manifests, annotations_of, app, containers, pod
+from tests.unit.deploy.k8s.rollout_rules import KEPT
 
 Plant = Callable[[Manifests], Any]
 
@@ -23,10 +24,15 @@ def drop(documents: list[Document], kind: str, name: str) -> None:
     documents[:] = [one for one in documents if (one["kind"], one["metadata"]["name"]) != (kind, name)]
 
 
+def config_map(found: Manifests, name: str) -> Document:
+    """Return the ConfigMap whose name begins so."""
+    (document,) = [one for one in found.of("ConfigMap") if one["metadata"]["name"].rpartition("-")[0] == name]
+    return document
+
+
 def config(found: Manifests, name: str) -> dict[str, str]:
     """Return the settings of the ConfigMap whose name begins so."""
-    (document,) = [one for one in found.of("ConfigMap") if one["metadata"]["name"].rpartition("-")[0] == name]
-    data: dict[str, str] = document["data"]
+    data: dict[str, str] = config_map(found, name)["data"]
     return data
 
 
@@ -117,6 +123,11 @@ OF_WORKLOADS: dict[str, list[Plant]] = {
         lambda m: app(users(m)).pop("lifecycle"),
         lambda m: app(users(m))["lifecycle"]["preStop"]["sleep"].update(seconds=1),
     ],
+    "whoever_knows_only_old_replicas_hears_of_a_new_one_before_the_last_of_them_stops": [
+        lambda m: users(m)["spec"].pop("minReadySeconds"),
+        lambda m: users(m)["spec"].update(minReadySeconds=5),
+        lambda m: app(users(m)).pop("lifecycle"),
+    ],
     "the_grace_is_longer_than_the_drain": [
         lambda m: pod(users(m)).pop("terminationGracePeriodSeconds"),
         lambda m: pod(users(m)).update(terminationGracePeriodSeconds=50),
@@ -206,6 +217,11 @@ OF_OBJECTS: dict[str, list[Plant]] = {
         lambda m: app(users(m))["volumeMounts"].append({"name": "nothing", "mountPath": "/nothing"}),
         lambda m: users(m)["spec"]["selector"].update(matchLabels={"app.kubernetes.io/name": "orders"}),
     ],
+    "settings_of_an_older_release_are_there_for_the_way_back": [
+        lambda m: config_map(m, "settings")["metadata"].pop("annotations"),
+        lambda m: annotations_of(config_map(m, "orders-settings")).popitem(),
+        lambda m: m.named("Service")["gateway"]["metadata"].update(annotations=KEPT),
+    ],
     "images_are_one_and_fixed": [
         lambda m: app(users(m)).update(image="sagacity:latest"),
         lambda m: [app(one).update(image="registry.example/sagacity:latest") for one in m.ours.values()],
@@ -213,6 +229,15 @@ OF_OBJECTS: dict[str, list[Plant]] = {
 }
 
 OF_PRODUCTION: dict[str, list[Plant]] = {
+    "as_many_replicas_as_there_may_be_fit_the_connections_that_the_page_asks_for": [
+        lambda m: spec(m, "HorizontalPodAutoscaler", "payments").update(maxReplicas=12),
+        lambda m: spec(m, "HorizontalPodAutoscaler", "inventory").update(maxReplicas=9),
+        lambda m: spec(m, "Deployment", "orchestrator")["strategy"]["rollingUpdate"].update(maxSurge=20),
+    ],
+    "a_request_may_take_as_long_as_the_gateway_lets_it": [
+        lambda m: spec(m, "HTTPRoute", "gateway")["rules"][0].pop("timeouts"),
+        lambda m: spec(m, "HTTPRoute", "gateway")["rules"][0].update(timeouts={"request": "15s"}),
+    ],
     "replicas_are_scaled_by_load_and_consumers_by_partitions": [
         lambda m: drop(m.rollout, "HorizontalPodAutoscaler", "users"),
         lambda m: spec(m, "HorizontalPodAutoscaler", "users").update(maxReplicas=5),

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from chassis.grpc_client import DNS_INTERVAL_SECONDS
 from chassis.grpc_server import MAX_CONNECTION_AGE_SECONDS
 from chassis.lifecycle import DRAIN_ALL_SECONDS
+from cli.capacity_model import CONSUMERS, KAFKA_COPIES
+from cli.connection import CONTEXTS, ORCHESTRATOR
+from deploy.local.kafka import PARTITIONS
 from tests.unit.deploy.k8s.manifests import (
     OVERLAYS,
     ROOT,
@@ -19,6 +23,7 @@ from tests.unit.deploy.k8s.manifests import (
     matches,
     pod,
     projected_files,
+    settings_maps,
     sync_wave,
 )
 from tests.unit.deploy.k8s.workload_rules import STAGES
@@ -27,7 +32,9 @@ PAGE = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text("utf-8")
 UPGRADE = (ROOT / "docs" / "how-to" / "upgrade.md").read_text("utf-8")
 COMPONENT = "app.kubernetes.io/component"
 SCRIPTS = re.findall(r"^```sh\n(\(\n.*?^\)\n)```", PAGE, re.MULTILINE | re.DOTALL)
-BLOCKS = [*zip(OVERLAYS, SCRIPTS, strict=True)]
+# One for each overlay, and the way back.
+BLOCKS = [*zip(OVERLAYS, SCRIPTS[:-1], strict=True)]
+WAY_BACK = SCRIPTS[-1]
 SHELL_SECONDS = 60
 # Says what it was told, and does what kubectl does at the failure that is planted.
 STAND_IN = """#!/bin/sh
@@ -111,6 +118,63 @@ def test_a_migration_is_waited_for_until_it_has_ended_either_way(
     assert told.index(complete) < first_stage
 
 
+@pytest.mark.kubectl
+def test_the_way_back_is_the_stages_the_other_way_round_and_no_migration(tmp_path: Path) -> None:
+    code, told = run(WAY_BACK, tmp_path, fails_at=0)
+    assert code == 0
+    assert not any("migrations" in one for one in told)
+    found = manifests("production")
+    applies = [re.fullmatch(r"apply -k deploy/k8s/overlays/production -l (.*)", one) for one in told]
+    stages = [chosen(found.rollout, one[1]) for one in applies if one]
+    names = [{one["metadata"]["name"] for one in stage if one["kind"] == "Deployment"} for stage in stages]
+    assert names == [
+        set(),
+        {"gateway"},
+        {"orchestrator"},
+        {"users", "inventory", "payments", "orders"},
+        set(),
+    ]
+    there: set[str] = set()
+    for stage in stages:
+        there |= {one["metadata"]["name"] for one in stage if one["kind"] == "ConfigMap"}
+        for one in stage:
+            if one["kind"] == "Deployment":
+                assert settings_maps(one) <= there, "a pod would wait for its settings"
+    applied = {(one["kind"], one["metadata"]["name"]) for stage in stages for one in stage}
+    assert applied == {(one["kind"], one["metadata"]["name"]) for one in found.rollout}
+
+
+def test_the_way_back_ends_at_the_first_failure(tmp_path: Path) -> None:
+    _, told = run(WAY_BACK, tmp_path, fails_at=0)
+    for number in range(1, len(told) + 1):
+        code, before = run(WAY_BACK, tmp_path, fails_at=number)
+        assert (code != 0, before) == (True, told[:number])
+
+
+def test_kafka_is_asked_not_to_lose_what_the_relay_has_deleted() -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (block,) = [one for one in blocks if "--create" in one]
+    (topics,) = re.findall(r"for topic in (.*); do", block)
+    assert set(topics.split()) == set(CONSUMERS)
+    copies, partitions = (
+        int(re.findall(rf"--{name} (\d+)", block)[0]) for name in ("replication-factor", "partitions")
+    )
+    settings = dict(re.findall(r"--config ([\w.]+)=(\S+)", block))
+    assert copies == KAFKA_COPIES
+    assert partitions >= PARTITIONS
+    assert 1 < int(settings["min.insync.replicas"]) < copies
+    assert settings["unclean.leader.election.enable"] == "false"
+    assert "auto.create.topics.enable=false" in PAGE
+
+
+def test_the_command_is_told_of_every_process_that_it_asks() -> None:
+    (forwards,) = re.findall(r"for forward in (.*); do", PAGE)
+    peers = {ORCHESTRATOR.name: ORCHESTRATOR, **CONTEXTS}
+    assert dict(one.split(":") for one in forwards.split()) == {
+        name: peer.default_address.rpartition(":")[2] for name, peer in peers.items()
+    }
+
+
 def test_the_page_on_upgrades_has_the_stages_of_production() -> None:
     loop = re.compile(r"  for component in .*?\n  done\n", re.DOTALL)
     (of_production,) = loop.findall(dict(BLOCKS)["production"])
@@ -137,6 +201,8 @@ def test_every_path_on_the_page_is_there() -> None:
 def test_every_module_that_the_page_runs_is_there() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", PAGE))
     assert modules == {"deploy.k8s.make_secrets"}
+    commands = re.findall(r"make_secrets[^|\n]*\| (kubectl apply[^\n]*)", PAGE)
+    assert {*commands} == {"kubectl apply --server-side -f -"}, "else they are in an annotation, too"
     assert (ROOT / "deploy" / "k8s" / "make_secrets.py").is_file()
 
 
@@ -158,7 +224,11 @@ def test_the_seconds_of_a_rollout_are_those_of_manifests_and_code() -> None:
     for document in manifests("production").deployments.values():
         pause = app(document)["lifecycle"]["preStop"]["sleep"]["seconds"]
         grace = pod(document)["terminationGracePeriodSeconds"]
+        ready = document["spec"]["minReadySeconds"]
+        assert f"An old one goes {ready} s later" in PAGE
+        assert f"replaces one pod after the other, {ready} s [after the new one is" in UPGRADE
         assert f"({pause} s)" in PAGE
         assert f"({DRAIN_ALL_SECONDS:.0f} s at most)" in PAGE
         assert f"after {grace} s it is killed" in " ".join(PAGE.split())
     assert MAX_CONNECTION_AGE_SECONDS == 60, "the page says after a minute"
+    assert DNS_INTERVAL_SECONDS == 1, "both pages say once a second"

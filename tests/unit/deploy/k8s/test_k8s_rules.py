@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.deploy.k8s import network_rules, object_rules, workload_rules
+from tests.unit.deploy.k8s import network_rules, object_rules, rollout_rules, workload_rules
 from tests.unit.deploy.k8s.manifests import OVERLAYS, manifests
 from tests.unit.deploy.k8s.rules import RULES
 
@@ -16,7 +16,7 @@ def test_the_rule_holds(rule: str, overlay: str) -> None:
 
 
 def test_no_rule_is_forgotten() -> None:
-    modules = (workload_rules, object_rules, network_rules)
+    modules = (workload_rules, rollout_rules, object_rules, network_rules)
     written = {
         name
         for module in modules

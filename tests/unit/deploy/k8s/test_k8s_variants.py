@@ -9,10 +9,15 @@ import yaml
 from chassis.topics import RETENTION_MS
 from tests.docker_servers import POSTGRES_IMAGE
 from tests.unit.deploy.k8s.manifests import K8S, OVERLAYS, PORTS, app, manifests, pod
-from tests.unit.deploy.k8s.network_rules import allowed
-from tests.unit.deploy.k8s.variants import ingress_variant
+from tests.unit.deploy.k8s.network_rules import DNS, allowed
+from tests.unit.deploy.k8s.variants import dns_variant, ingress_variant
 
 pytestmark = pytest.mark.kubectl
+
+# The other way in, and what some clusters need beside.
+NOT_IN_PRODUCTION = {"ingress", "node-local-dns"}
+# NodeLocal DNSCache, Cloud DNS of GKE, and the pods of the first where a plug-in sees those.
+DNS_AT_THE_NODE = ("169.254.20.10/32", "169.254.169.254/32", "kube-system/k8s-app=node-local-dns")
 
 
 def test_an_ingress_leads_to_the_gateway_by_tls_alone(tmp_path: Path) -> None:
@@ -33,10 +38,22 @@ def test_behind_an_ingress_only_its_controller_reaches_the_gateway(tmp_path: Pat
     assert peers == {("ingress", "TCP", PORTS["gateway"])}
 
 
-def test_production_has_every_component_but_the_other_way_in() -> None:
+def test_dns_at_the_node_is_reached_by_all_and_nothing_else_is(tmp_path: Path) -> None:
+    found, plain = dns_variant(tmp_path), dns_variant(tmp_path / "plain", at_the_node=False)
+    more = {(peer, protocol, 53) for peer in DNS_AT_THE_NODE for protocol in ("UDP", "TCP")}
+    assert len(found.ours) == 11
+    for name in found.ours:
+        reached = allowed(found, name, "egress")
+        assert reached > DNS
+        assert reached == allowed(plain, name, "egress") | more, name
+        assert allowed(found, name, "ingress") == allowed(plain, name, "ingress"), name
+
+
+def test_production_has_every_component_but_what_is_for_other_clusters() -> None:
     overlay = yaml.safe_load((K8S / "overlays" / "production" / "kustomization.yaml").read_text("utf-8"))
     used = {Path(component).name for component in overlay["components"]} - {"surroundings"}
-    assert used | {"ingress"} == {folder.name for folder in (K8S / "components").iterdir() if folder.is_dir()}
+    components = {folder.name for folder in (K8S / "components").iterdir() if folder.is_dir()}
+    assert used | NOT_IN_PRODUCTION == components
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from chassis.grpc_client import DNS_INTERVAL_SECONDS
 from chassis.lifecycle import DRAIN_ALL_SECONDS
 from chassis.readiness import READINESS_SERVICE
 from tests.unit.deploy.k8s.manifests import (
@@ -23,6 +24,7 @@ from tests.unit.deploy.k8s.manifests import (
 )
 
 ENDPOINTS_SECONDS = 5  # what kube-proxy, DNS and proxies are given to hear of it
+DNS_CACHE_SECONDS = 30  # what CoreDNS caches an answer for, and a cache on the node in its place
 HOOK = "argocd.argoproj.io/hook"
 STAGES = ("service", "orchestrator", "gateway")  # components of Deployments: who is called before who calls
 AFTER_THE_DEPLOYMENTS = {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
@@ -149,6 +151,17 @@ def a_pod_leaves_its_services_before_it_is_told_to_stop(found: Manifests) -> Ite
             yield f"{name} waits {_pause(document)} s before it stops"
 
 
+def whoever_knows_only_old_replicas_hears_of_a_new_one_before_the_last_of_them_stops(
+    found: Manifests,
+) -> Iterator[str]:
+    """An answer of DNS from just before a pod was ready is forgotten while the one before still serves."""
+    needed = ENDPOINTS_SECONDS + DNS_CACHE_SECONDS + DNS_INTERVAL_SECONDS
+    for name, document in found.deployments.items():
+        stays = document["spec"].get("minReadySeconds", 0) + _pause(document)
+        if stays < needed:
+            yield f"{name}: an old pod stays {stays} s beside a new one, and clients may need {needed:.0f} s"
+
+
 def the_grace_is_longer_than_the_drain(found: Manifests) -> Iterator[str]:
     for name, document in found.deployments.items():
         grace = pod(document).get("terminationGracePeriodSeconds", 30)
@@ -254,6 +267,7 @@ RULES = (
     readiness_probes_ask_the_database,
     a_rollout_takes_no_replica_away_before_another_is_there,
     a_pod_leaves_its_services_before_it_is_told_to_stop,
+    whoever_knows_only_old_replicas_hears_of_a_new_one_before_the_last_of_them_stops,
     the_grace_is_longer_than_the_drain,
     each_workload_has_a_disruption_budget_of_its_own,
     replicas_of_a_workload_are_spread_over_nodes_and_zones,
