@@ -41,6 +41,12 @@ def test_the_collectors_batch_is_sent_before_it_is_larger_than_allowed() -> None
     assert batch.get("send_batch_size", DEFAULT_BATCH_SIZE) <= batch["send_batch_max_size"]
 
 
+def test_the_collector_refuses_spans_before_its_container_is_full() -> None:
+    # Measured with Jaeger away: 33 MB above the limit of the heap. What came between two looks comes on top.
+    limit = loaded("otel-collector.yaml")["processors"]["memory_limiter"]["limit_mib"] * UNITS["m"]
+    assert limit <= size(SERVICES["otel-collector"]["mem_limit"]) * 0.65
+
+
 @pytest.mark.parametrize("name", ["otel-collector.yaml", "jaeger.yaml"])
 def test_what_a_pipeline_names_is_configured_and_the_other_way_round(name: str) -> None:
     configured = loaded(name)
