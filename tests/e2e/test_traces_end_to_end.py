@@ -20,7 +20,7 @@ from tests.conftest import JARS, maven_works
 from tests.e2e.books import received_from_kafka, rows
 from tests.e2e.eventually import eventually
 from tests.e2e.shoppers import PASSWORD, Market
-from tests.e2e.traces import CLIENTS_SPAN, REQUEST, Traced, named, way_to
+from tests.e2e.traces import CLIENTS_SPAN, REQUEST, Traced, missing, named, way_to
 from tests.trace_collector import Seen, collecting
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -35,6 +35,11 @@ REFUND = "POST /api/v1/orders/{order_id}/refunds"
 CLOSE = "DELETE /api/v1/users/me"
 SENDERS = frozenset({"sagacity-orders", "sagacity-inventory", "sagacity-payments"})
 STEPS = {step.name: step for group in PLACE_ORDER.groups for step in group}
+# What tells of stock that an order took low and its undo brought back, and the RPC that did it.
+LEVELS = {
+    "sagacity.inventory.v1.StockLow": "Reserve",
+    "sagacity.inventory.v1.StockBack": "ReleaseReservation",
+}
 
 
 def children(spans: Iterable[Seen], parent: Seen) -> list[Seen]:
@@ -45,6 +50,11 @@ def paths(steps: Iterable[str], *, undone: bool = False) -> set[str]:
     """The RPCs of steps, or of their undos."""
     actions = [STEPS[name].undo if undone else STEPS[name].do for name in steps]
     return {action.path[1:] for action in actions if action is not None}
+
+
+def last_sent(spans: Iterable[Seen]) -> dict[str, Seen]:
+    """The last sending of each type of event."""
+    return {str(span.attributes["sagacity.event.type"]): span for span in spans if span.kind == "producer"}
 
 
 def statements(spans: Iterable[Seen]) -> set[tuple[str, str]]:
@@ -148,6 +158,32 @@ async def test_a_declined_order_and_what_undoes_it_are_one_trace(traced: Traced)
     assert not charge.failed
     (saga,) = named(spans, "internal", "saga place_order")
     assert saga.attributes["sagacity.saga.state"] == "COMPENSATED"
+
+
+async def test_stock_that_an_order_took_low_and_its_undo_brought_back_is_told_of_in_its_trace(
+    traced: Traced,
+) -> None:
+    sku = await traced.market.product(5, low_below=4)
+    shopper, trace_id = await traced.shopper("tok_declined")
+    assert (await shopper.place({sku: 2})).status == 402
+
+    async def spans() -> list[Seen]:
+        return traced.collector.of_trace(trace_id)
+
+    def told(seen: list[Seen]) -> bool:
+        return LEVELS.keys() <= last_sent(seen).keys() and not missing(seen)
+
+    seen = await eventually(spans, until=told)
+    published = last_sent(seen)
+    for level, rpc in LEVELS.items():
+        *_, begun, sending = way_to(published[level], seen)
+        assert begun == ("sagacity-inventory", f"sagacity.inventory.v1.Inventory/{rpc}")
+        assert sending == ("sagacity-inventory", "send sagacity.inventory.v1")
+    # Nobody in the suite hears of them; whoever does goes on with the span of the sending.
+    received = await received_from_kafka(traced.market.suite)
+    handed_on = {event.type: event.traceparent for event in received if event.aggregate_id == sku}
+    for level in LEVELS:
+        assert handed_on[level] == f"00-{trace_id}-{published[level].span_id}-01"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from psycopg import errors
 
+from chassis import tracing
 from chassis.postgres import Database, Row, Transaction, statement
 from services.inventory.domain import (
     Money,
@@ -76,10 +77,13 @@ UPDATE_PRODUCT = statement(
     """,  # noqa: S608  # constants of this module
 )
 # A trigger publishes the crossing, where it is one (docs/adr/0017); it sees the newest row, and so does this.
+# It finds the trace that is named here: the UPDATE has no row before the part that it joins has its own.
 SET_THRESHOLD = statement(
     "set_low_stock_threshold",
     """
+    WITH traced AS MATERIALIZED (SELECT set_config('sagacity.traceparent', %(traceparent)s::text, true))
     UPDATE stock SET low_stock_threshold = %(low_stock_threshold)s::bigint
+    FROM traced
     WHERE sku = %(sku)s AND low_stock_threshold <> %(low_stock_threshold)s::bigint
     """,
 )
@@ -97,8 +101,10 @@ MOVEMENT = statement(
 MOVE_STOCK = statement(
     "move_stock",
     """
-    WITH moved AS (
-        UPDATE stock SET on_hand = %(on_hand)s WHERE sku = %(sku)s RETURNING on_hand, reserved
+    WITH traced AS MATERIALIZED (
+        SELECT set_config('sagacity.traceparent', %(traceparent)s::text, true)
+    ), moved AS (
+        UPDATE stock SET on_hand = %(on_hand)s FROM traced WHERE sku = %(sku)s RETURNING on_hand, reserved
     )
     INSERT INTO stock_movement
         (id, sku, delta, reason, caller, request_id, on_hand_after, reserved_after, create_time)
@@ -158,7 +164,8 @@ async def set_low_stock_threshold(tx: Transaction, sku: str, threshold: int) -> 
     Publishes StockLow or StockBack where what is available is low now and was not before, or the other way
     round, by the stock's trigger.
     """
-    await tx.fetch(SET_THRESHOLD, {"sku": sku, "low_stock_threshold": threshold})
+    params = {"sku": sku, "low_stock_threshold": threshold, "traceparent": tracing.current()}
+    await tx.fetch(SET_THRESHOLD, params)
 
 
 async def stock(database: Database, sku: str) -> Stock:
@@ -212,6 +219,7 @@ async def move_stock(
         "request_id": adjustment.request_id,
         "on_hand": after.on_hand,
         "now": now,
+        "traceparent": tracing.current(),
     }
     try:
         await tx.fetch(MOVE_STOCK, params)

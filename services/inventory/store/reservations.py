@@ -11,6 +11,9 @@ How they are built, and why it holds at READ COMMITTED, where all parts of a sta
   notices that there is a newer one. An order that takes what was returned a moment ago would fail on them.
 - The barrier row is written from the decision, and the effects follow from the barrier row. A duplicate
   fails on it.
+- What can take stock across its threshold names its trace for the transaction (`set_config`), in a part that
+  the UPDATE of stock joins: so the trigger that publishes the crossing finds it (docs/adr/0017). A sale
+  crosses nothing, and no request begins an expiry.
 """
 
 from collections.abc import Collection
@@ -94,7 +97,7 @@ RESERVE = statement(
         SELECT %(reservation_id)s::uuid, %(order_id)s::uuid, 'HELD', v.expire_time, 1, now(), now()
         FROM settled, verdict v
         WHERE settled.outcome = 'DONE'
-        RETURNING id, sequence
+        RETURNING id, sequence, set_config('sagacity.traceparent', %(traceparent)s::text, true)
     ), priced AS (
         INSERT INTO reservation_line (reservation_id, sku, name, quantity, currency_code, price_minor)
         SELECT held.id, g.sku, g.name, g.quantity, g.currency_code, g.price_minor
@@ -183,7 +186,10 @@ RELEASE = statement(
     "release_reservation",
     """
     WITH target AS MATERIALIZED (
-        SELECT r.id, r.order_id, r.state FROM reservation r WHERE r.id = %(reservation_id)s::uuid FOR UPDATE
+        SELECT r.id, r.order_id, r.state, set_config('sagacity.traceparent', %(traceparent)s::text, true)
+        FROM reservation r
+        WHERE r.id = %(reservation_id)s::uuid
+        FOR UPDATE
     ), locked AS MATERIALIZED (
         SELECT s.sku, s.on_hand, s.reserved,
             CASE t.state WHEN 'COMMITTED' THEN l.quantity - l.returned ELSE 0 END AS sold,
@@ -301,7 +307,7 @@ async def release(tx: Transaction, reservation_id: UUID) -> tuple[UUID, Reservat
     Returns:
         The order, the state now, and the sequence of the event to publish: None where nothing changed.
     """
-    rows = await tx.fetch(RELEASE, {"reservation_id": reservation_id})
+    rows = await tx.fetch(RELEASE, {"reservation_id": reservation_id, "traceparent": tracing.current()})
     if not rows:
         return None
     row = rows[0]

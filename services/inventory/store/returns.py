@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from chassis import tracing
 from chassis.postgres import Transaction, statement
 from services.inventory.domain import Reservation, ReservationState, WantedLine
 from services.inventory.store.reservations import reservation
@@ -14,12 +15,14 @@ LOCK_RESERVATION = statement(
 )
 
 # Runs under the lock of the reservation that an earlier statement took, so that its lines are the newest.
-# Stock is locked here, in SKU order, and written from what that lock returned: as in store/reservations.py.
+# Stock is locked here, in SKU order, and written from what that lock returned, and the trace is named
+# for its trigger: as in store/reservations.py.
 RESTOCK = statement(
     "restock",
     """
     WITH back AS MATERIALIZED (
-        SELECT b.sku COLLATE "C" AS sku, b.quantity, b.movement_id, b.request_id
+        SELECT b.sku COLLATE "C" AS sku, b.quantity, b.movement_id, b.request_id,
+            set_config('sagacity.traceparent', %(traceparent)s::text, true)
         FROM unnest(%(skus)s::text[], %(quantities)s::bigint[], %(movement_ids)s::uuid[],
             %(request_ids)s::uuid[]) AS b (sku, quantity, movement_id, request_id)
     ), locked AS MATERIALIZED (
@@ -93,6 +96,7 @@ async def restock(tx: Transaction, change: Return, now: datetime) -> int:
             "movement_ids": list(change.movement_ids),
             "request_ids": list(change.request_ids),
             "now": now,
+            "traceparent": tracing.current(),
         },
     )
     return int(rows[0]["sequence"])

@@ -87,3 +87,22 @@ def test_stock_of_before_is_never_low_and_what_the_code_of_before_does_is_publis
         rows = connection.execute("SELECT aggregateid, type, sequence FROM outbox ORDER BY 1").fetchall()
     low = "sagacity.inventory.v1.StockLow"
     assert rows == [("A-1", low, 2), ("B-1", low, 2)]
+
+
+def test_crossings_are_published_with_and_without_the_function_that_knows_of_traces(
+    new_database: Any,
+) -> None:
+    dsn = new_database()
+    upgrade_to(dsn, "0006")
+    with psycopg.connect(dsn) as connection:
+        connection.execute(PRODUCT)
+        connection.execute(STOCK, ("A-1",))
+        connection.execute("UPDATE stock SET low_stock_threshold = 10")
+        connection.execute(SELL)
+    migrations.upgrade("services.inventory", dsn)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE stock SET on_hand = 10")
+        rows = connection.execute(
+            "SELECT type, sequence, traceparent FROM outbox ORDER BY position"
+        ).fetchall()
+    assert rows == [("sagacity.inventory.v1.StockLow", 2, None), ("sagacity.inventory.v1.StockBack", 3, None)]
