@@ -135,8 +135,9 @@ class Consumer:
 
     async def _run_once(self) -> None:
         try:
-            # Before Kafka answers, too: what nobody has handled is in the database.
-            await self._letters.show()
+            if self._failures:
+                # Kafka may be away for long; what nobody has handled is in the database.
+                await self._letters.show()
             async with self._joined() as (kafka, session):
                 await self._consume(kafka, session)
         except (Exception, asyncio.CancelledError) as error:
