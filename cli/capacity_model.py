@@ -25,6 +25,12 @@ DATABASE_OF: Final = {
     "orders": "orders",
     "orchestrator": "sagas",
 }
+# What every gateway reads whole, for live updates, and the processor time of an event: measured at 3,000 a
+# second by `python -m tests.bench.live_updates`. At 300 it is four times as much, of all 3 % of a core.
+HEARD_TOPIC: Final = "sagacity.orders.v1"
+HEARD_SECONDS: Final = 20e-6
+# Of what a gateway may use: beyond it gateways are mostly busy with reading, however many there are.
+HEARD_SHARE_MAX: Final = 0.5
 # Connections that a process opens at most. Each has one beside its pool that tells whether it is ready, and
 # payments has a second pool, its simulated provider's. A test asks processes that run.
 POOL_MAX: Final = {"users": 9, "inventory": 9, "payments": 17, "orders": 9, "orchestrator": 7}
@@ -59,19 +65,27 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class ProcessPlan:
-    """How a process is to be run: replicas, and what one of them asks for."""
+    """How a process is to be run: replicas, and what one of them asks for.
+
+    Of the cores at the peak `cores_of_each` are work that every replica does; the rest is shared by all.
+    """
 
     name: str
     replicas: int
     needed_at_peak: int
     cores_at_peak: float
+    cores_of_each: float
     cpu_request_cores: float
     memory_request_mib: int
 
 
 @dataclass(frozen=True)
 class DatabasePlan:
-    """What a database has to bear. Bytes a day are those of the average, cores those of the peak."""
+    """What a database has to bear. Bytes a day are those of the average, cores those of the peak.
+
+    `connections` are those of our processes and of others: to PgBouncer where there is one. `max_connections`
+    is the server's, which has only PgBouncer's pool then.
+    """
 
     name: str
     cores: int
@@ -159,9 +173,9 @@ def partitions_for(needed: int, replicas: int) -> int:
 
 
 def _process(name: str, workload: Workload, costs: Costs) -> ProcessPlan:
-    work = _work(name, workload, costs)
+    work, each = _work(name, workload, costs), _work_of_each(name, workload, costs)
     # Python runs on one core at a time, so one core is what a replica gives.
-    needed = max(1, _ceil(work / workload.utilisation))
+    needed = max(1, _ceil((work - each) / (workload.utilisation - each)))
     if name in IN_FLIGHT_MAX:
         in_flight = workload.peak * workload.order_seconds
         needed = max(needed, _ceil(in_flight / (IN_FLIGHT_MAX[name] * workload.utilisation)))
@@ -170,7 +184,8 @@ def _process(name: str, workload: Workload, costs: Costs) -> ProcessPlan:
         name=name,
         replicas=replicas_for(needed, workload.zones),
         needed_at_peak=needed,
-        cores_at_peak=work,
+        cores_at_peak=work + (needed - 1) * each,
+        cores_of_each=each,
         cpu_request_cores=round(alone if needed == 1 else workload.utilisation, 2),
         memory_request_mib=_ceil(costs.memory_mib[name] * MEMORY_HEADROOM / MEMORY_STEP_MIB)
         * MEMORY_STEP_MIB,
@@ -189,14 +204,16 @@ def _database(name: str, replicas: dict[str, int], workload: Workload, costs: Co
     stays = orders_a_day * workload.per_order(costs.table_bytes, name, costs) / 2**30
     logged = orders_a_day * workload.per_order(costs.wal_bytes, name, costs) / 2**30
     through = connections > DIRECT_CONNECTIONS_MAX
+    # Twice the cores: the rule of PostgreSQL's wiki, "Number Of Database Connections".
+    pool = max(RESERVED_CONNECTIONS, 2 * cores) if through else 0
+    held = (pool + RESERVED_CONNECTIONS if through else connections) + SUPERUSER_CONNECTIONS
     return DatabasePlan(
         name=name,
         cores=cores,
         connections=connections,
-        max_connections=max(DEFAULT_MAX_CONNECTIONS, _ceil((connections + SUPERUSER_CONNECTIONS) / 50) * 50),
+        max_connections=max(DEFAULT_MAX_CONNECTIONS, _ceil(held / 50) * 50),
         pgbouncer=through,
-        # Twice the cores: the rule of PostgreSQL's wiki, "Number Of Database Connections".
-        pgbouncer_pool=max(RESERVED_CONNECTIONS, 2 * cores) if through else 0,
+        pgbouncer_pool=pool,
         gib_a_day=stays,
         gib_kept=stays * workload.retention_days,
         wal_gib_a_day=logged,
@@ -224,7 +241,9 @@ def _topic(name: str, replicas: dict[str, int], workload: Workload, costs: Costs
 
 def _fills(process: ProcessPlan, workload: Workload) -> Bottleneck:
     left = process.replicas - lost_of(process.replicas, workload.zones)
-    at = left * workload.utilisation / max(process.cores_at_peak / workload.orders_per_second, _ROUNDING)
+    shared = process.cores_at_peak - process.needed_at_peak * process.cores_of_each
+    work = (shared + left * process.cores_of_each) / workload.orders_per_second
+    at = left * workload.utilisation / max(work, _ROUNDING)
     if process.name in IN_FLIGHT_MAX:
         room = left * IN_FLIGHT_MAX[process.name] * workload.utilisation
         at = min(at, room / (workload.peak_factor * workload.order_seconds))
@@ -232,7 +251,7 @@ def _fills(process: ProcessPlan, workload: Workload) -> Bottleneck:
 
 
 def _walls(workload: Workload, costs: Costs) -> list[Bottleneck]:
-    """Where more replicas change nothing: the primaries of the databases, and the relays."""
+    """Where more replicas change nothing: primaries of databases, relays, what each gateway reads."""
     walls = []
     for name in DATABASES:
         cost = workload.per_order(costs.database_seconds, name, costs) * workload.peak_factor
@@ -243,11 +262,23 @@ def _walls(workload: Workload, costs: Costs) -> list[Bottleneck]:
         events = workload.per_order(costs.events, topic, costs) * workload.peak_factor
         at = costs.relay_events_per_second * workload.utilisation / max(events, _ROUNDING)
         walls.append(Bottleneck(f"relay of {topic}", at, "publish that outbox with Debezium"))
+    heard = workload.per_order(costs.events, HEARD_TOPIC, costs) * workload.peak_factor * HEARD_SECONDS
+    at = HEARD_SHARE_MAX * workload.utilisation / max(heard, _ROUNDING)
+    remedy = "have gateways without Kafka, where streams look every three seconds"
+    walls.append(Bottleneck(f"reading of {HEARD_TOPIC} in each gateway", at, remedy))
     return walls
 
 
 def _work(name: str, workload: Workload, costs: Costs) -> float:
     return workload.peak * workload.per_order(costs.process_seconds, name, costs)
+
+
+def _work_of_each(name: str, workload: Workload, costs: Costs) -> float:
+    """The part of the work that every replica does, however many there are; bounded as its wall is."""
+    if name != "gateway":
+        return 0.0
+    heard = workload.peak * workload.per_order(costs.events, HEARD_TOPIC, costs) * HEARD_SECONDS
+    return min(heard, HEARD_SHARE_MAX * workload.utilisation)
 
 
 def _surge(replicas: int) -> int:

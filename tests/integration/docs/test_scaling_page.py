@@ -13,7 +13,7 @@ from psycopg import sql
 from chassis.postgres import _connection_settings
 from cli.__main__ import run
 from cli.capacity_costs import LOAD_OF_A_CORE_MAX, measured
-from cli.capacity_model import POOL_MAX
+from cli.capacity_model import HEARD_SECONDS, POOL_MAX
 from cli.capacity_workload import BOUNDS, Workload
 from orchestrator.__main__ import PATIENCE_SHARE
 from orchestrator.config import OrchestratorSettings
@@ -59,6 +59,10 @@ def test_the_bound_of_the_load_is_that_of_the_command() -> None:
 def test_the_relays_figure_is_that_of_the_readme() -> None:
     readme = (DOCS.parent / "README.md").read_text("utf-8")
     assert f"| events, one relay | {measured().relay_events_per_second:,.0f} a second |" in readme
+
+
+def test_the_page_has_the_cost_of_what_every_gateway_reads() -> None:
+    assert f" {HEARD_SECONDS * 1e6:g} µs, measured by" in PAGE
 
 
 def test_the_connections_of_the_page_are_those_of_the_calculator() -> None:

@@ -104,7 +104,6 @@ def test_a_database_takes_the_connections_of_a_rolling_update(workload: Workload
     for process, database in capacity_model.DATABASE_OF.items():
         running = replicas[process] + max(1, math.ceil(replicas[process] / 4))
         assert connections[database].connections > running * capacity_model.POOL_MAX[process]
-        assert connections[database].max_connections >= connections[database].connections
         assert connections[database].pgbouncer == bool(connections[database].pgbouncer_pool)
 
 
@@ -127,6 +126,26 @@ def test_one_replica_fewer_would_not_do(needed: int, zones: int) -> None:
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_partitions_are_not_twice_what_is_needed(needed: int, replicas: int) -> None:
     assert partitions_for(needed, replicas) < 2 * max(4, 2 * needed, replicas)
+
+
+def test_what_every_gateway_reads_is_a_wall_and_more_gateways_read_more() -> None:
+    few, many = (
+        next(each for each in plan(Workload(rate), COSTS).processes if each.name == "gateway")
+        for rate in (10, 1_000)
+    )
+    assert 0 < few.cores_of_each < many.cores_of_each
+    alone = capacity_model._work("gateway", Workload(1_000), COSTS)
+    assert math.isclose(many.cores_at_peak, alone + (many.needed_at_peak - 1) * many.cores_of_each)
+    costs = replace(COSTS, database_seconds=dict.fromkeys(KINDS, dict.fromkeys(DATABASES, 0.0)))
+    walls = [wall.name for wall in capacity_model._walls(Workload(10), costs)]
+    assert "reading of sagacity.orders.v1 in each gateway" in walls
+
+
+@FEW
+@given(workloads)
+def test_no_gateway_is_planned_beyond_its_wall(workload: Workload) -> None:
+    gateway = next(each for each in plan(workload, COSTS).processes if each.name == "gateway")
+    assert gateway.cores_of_each <= capacity_model.HEARD_SHARE_MAX * workload.utilisation
 
 
 def test_a_relay_that_is_too_busy_is_debezium() -> None:
@@ -152,9 +171,18 @@ def test_the_bounds_are_those_of_the_code() -> None:
 
 @FEW
 @given(workloads)
-def test_superusers_have_their_connections_beside_ours(workload: Workload) -> None:
+def test_a_server_takes_what_is_connected_to_it_and_its_superusers(workload: Workload) -> None:
+    """Behind PgBouncer that is its pool, and those who go past it."""
     for each in plan(workload, COSTS).databases:
-        assert each.max_connections - each.connections >= capacity_model.SUPERUSER_CONNECTIONS
+        behind = each.pgbouncer_pool + capacity_model.RESERVED_CONNECTIONS
+        held = behind if each.pgbouncer else each.connections
+        assert 0 <= each.max_connections - held - capacity_model.SUPERUSER_CONNECTIONS < 100
+
+
+def test_behind_pgbouncer_a_server_has_the_pool_and_not_all_of_our_connections() -> None:
+    busiest = plan(Workload(3_000), COSTS).databases[0]
+    assert busiest.pgbouncer
+    assert busiest.max_connections < busiest.connections
 
 
 def test_the_background_work_of_postgresql_is_borne_by_its_databases() -> None:
