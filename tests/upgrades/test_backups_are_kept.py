@@ -165,13 +165,17 @@ async def test_without_the_archive_all_that_waits_is_done_at_once(backups: Backu
     assert backups.value(TOLD) == "meanwhile"
 
 
-async def test_a_commit_whose_wait_was_given_up_is_on_the_server_alone(backups: Backups) -> None:
+async def test_a_commit_whose_caller_gave_up_is_on_the_server_alone(backups: Backups) -> None:
+    """As a process gives up at a deadline: it cancels the task."""
     backups.stop_receiving()
-    waiting = asyncio.create_task(asyncio.to_thread(tell, backups, "meanwhile"))
-    await asyncio.to_thread(backups.wait_until, WAITS)
-    assert backups.value(TOLD) == "None"
-    backups.value(f"SELECT pg_cancel_backend(pid) FROM ({WAITS}) AS waiting")  # noqa: S608 - ours
-    await waiting
+    connection = await psycopg.AsyncConnection.connect(backups.server.admin_dsn, autocommit=True)
+    async with connection:
+        telling = asyncio.create_task(connection.execute("INSERT INTO told (word) VALUES ('meanwhile')"))
+        await asyncio.to_thread(backups.wait_until, WAITS)
+        assert backups.value(TOLD) == "None"
+        telling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await telling
     assert backups.value(TOLD) == "meanwhile"
 
 
