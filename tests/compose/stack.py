@@ -154,7 +154,8 @@ class Stack:
 
     def down(self, *, volumes: bool) -> None:
         """Stop and remove the containers, and their data if `volumes`."""
-        self.compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
+        # Of every profile: without them their networks and volumes stay.
+        self.compose("--profile", "*", "down", "--remove-orphans", *(["--volumes"] if volumes else []))
 
     # one container
 
