@@ -18,7 +18,7 @@ from cli.output import complain
 _HELP = """Look into Sagacity's sagas and events, and repair them; work out what a rate of orders needs.
 
 Exit codes: 0 done, 1 a check or a replay failed, 2 wrong usage, 3 not found, 4 refused, 5 nobody answers,
-130 interrupted.
+6 some contexts did not answer, 130 interrupted.
 """
 
 STDOUT = 1

@@ -14,7 +14,7 @@ import grpc.aio
 from cli.connection import CALL_SECONDS, CONTEXTS, Client, Reply, Request, Where
 from cli.connection import connected as connected_client
 from cli.failures import CommandError, ExitCode, usage
-from cli.output import complain, safe
+from cli.output import safe
 from sagacity.events.v1 import event_operator_pb2_grpc
 
 if TYPE_CHECKING:  # the generated module has this name for type checkers only
@@ -91,11 +91,16 @@ def require_any(answers: Sequence[Answer[Found]]) -> None:
         raise CommandError(ExitCode.UNAVAILABLE, silent[0].reason, "; ".join(map(_message, silent)))
 
 
-def complain_of_absent(answers: Sequence[Answer[Found]]) -> None:
-    """Say on standard error who is missing from what is shown."""
-    for answer in answers:
-        if answer.away:
-            complain(answer.away.reason, f"{answer.context}: {answer.away.message}")
+def require_all(answers: Sequence[Answer[Found]]) -> None:
+    """See that nobody is missing from what has been shown.
+
+    Raises:
+        CommandError: INCOMPLETE where some have not answered; who they are.
+    """
+    silent = [(answer.context, answer.away) for answer in answers if answer.away]
+    if silent:
+        message = "; ".join(f"{context}: {away.message}" for context, away in silent)
+        raise CommandError(ExitCode.INCOMPLETE, silent[0][1].reason, message)
 
 
 def _message(error: CommandError) -> str:

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from cli import events_tables
-from cli.event_operator import Answer, EventOperator, ask, complain_of_absent, require_any
+from cli.event_operator import Answer, EventOperator, ask, require_all, require_any
 from cli.events_options import Contexts, chosen
 from cli.looking import DEFAULT_LIMIT, MAX_LIMIT, MAX_PAGE
 from cli.options import AsJson, KeyFile
@@ -40,7 +40,7 @@ def lag(
 ) -> None:
     """Show how far outboxes and consumers are behind, and what is halted.
 
-    A context that is away is shown as unreachable; exit code 5 only where none answers.
+    A context that is away is shown as unreachable: exit code 6, and 5 where none answers.
     """
     asyncio.run(_lag(chosen(context), identity_key_file, watch=watch, as_json=as_json))
 
@@ -64,7 +64,7 @@ async def _lag(contexts: list[str], key_file: Path | None, *, watch: bool, as_js
             break
         await asyncio.sleep(WATCH_SECONDS)
         answers = await _ask_lag(contexts, key_file)
-    complain_of_absent(answers)
+    require_all(answers)
 
 
 async def _ask_lag(contexts: list[str], key_file: Path | None) -> list[Answer[pb.GetLagResponse]]:
@@ -169,10 +169,10 @@ def is_there_more(answers: list[Answer[Pages[Item]]]) -> bool:
 def show_answers(
     answers: list[Answer[Any]], shown: dict[str, Any], table: RenderableType, *, as_json: bool
 ) -> None:
-    """Print what was found, and say who is missing.
+    """Print what was found.
 
     Raises:
-        CommandError: UNAVAILABLE where nobody answered.
+        CommandError: INCOMPLETE where some did not answer, UNAVAILABLE where nobody did: nothing is shown.
     """
     require_any(answers)
     if as_json:
@@ -182,4 +182,4 @@ def show_answers(
         out.print(table)
         if shown.get("more"):
             out.print("more: raise --limit")
-    complain_of_absent(answers)
+    require_all(answers)

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 3
     REFUSED = 4
     UNAVAILABLE = 5
+    INCOMPLETE = 6
     BUG = 70
     INTERRUPTED = 130
 

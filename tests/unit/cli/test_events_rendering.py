@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
 from cli import events_tables
-from cli.event_operator import Answer, require_any
+from cli.event_operator import Answer, require_all, require_any
 from cli.failures import CommandError, ExitCode
 from cli.output import plain
 from sagacity.events.v1 import event_operator_pb2 as pb
@@ -170,3 +170,11 @@ def test_nobody_answering_is_a_failure_and_somebody_is_not() -> None:
     with pytest.raises(CommandError) as caught:
         require_any([Answer("users", None, AWAY), Answer("orders", None, AWAY)])
     assert caught.value.code == ExitCode.UNAVAILABLE
+
+
+def test_somebody_missing_from_what_is_shown_is_told_by_an_exit_code_of_its_own() -> None:
+    require_all([Answer("users", 1), Answer("orders", 0)])
+    with pytest.raises(CommandError) as caught:
+        require_all([Answer("users", 1), Answer("orders", None, AWAY), Answer("payments", None, AWAY)])
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INCOMPLETE, "UNAVAILABLE")
+    assert caught.value.message == f"orders: {AWAY.message}; payments: {AWAY.message}"
