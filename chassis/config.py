@@ -11,12 +11,21 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from chassis.kafka import KafkaCluster, KafkaClusterError, SaslMechanism, SecurityProtocol
+
 PREFIX = "SAGACITY_"
 # What all processes of a suite share is set without the name of a process.
 _SHARED = frozenset(
     {
         "identity_keys_file",
         "kafka_bootstrap_servers",
+        "kafka_security_protocol",
+        "kafka_ca_file",
+        "kafka_certificate_file",
+        "kafka_key_file",
+        "kafka_sasl_mechanism",
+        "kafka_username",
+        "kafka_password",
         "log_format",
         "users_address",
         "inventory_address",
@@ -87,6 +96,13 @@ class ProcessSettings(BaseSettings):
     listen: str = Field(default="127.0.0.1:0", pattern=r"^[^:]+:\d+$", description="host:port to serve on")
     metrics_listen: str = Field(default="", pattern=r"^([^:]+:\d+)?$", description="host:port; empty: none")
     kafka_bootstrap_servers: str = Field(default="", description="host:port,...; empty: no events")
+    kafka_security_protocol: SecurityProtocol = "PLAINTEXT"
+    kafka_ca_file: Path | None = Field(default=None, description="PEM; none: what the system trusts")
+    kafka_certificate_file: Path | None = Field(default=None, description="PEM of the client's certificate")
+    kafka_key_file: Path | None = Field(default=None, description="PEM of its private key, no passphrase")
+    kafka_sasl_mechanism: SaslMechanism = "SCRAM-SHA-512"
+    kafka_username: str = Field(default="", description="with SASL")
+    kafka_password: SecretStr = Field(default=SecretStr(""), description="with SASL")
     relay_enabled: bool = Field(default=True, description="false where Debezium publishes the outbox")
     identity_key_file: Path | None = Field(default=None, description="PEM of this process's private key")
     identity_keys_file: Path | None = Field(default=None, description="JWKS of all services' public keys")
@@ -125,6 +141,32 @@ class ProcessSettings(BaseSettings):
                 for item in error.errors(include_input=False, include_context=False)
             ]
             raise SettingsError("; ".join(problems)) from None
+
+    @property
+    def kafka(self) -> KafkaCluster:
+        """Where Kafka is and how it is spoken to; false where there is none.
+
+        Its files are read once, so that who starts with wrong ones is told so.
+
+        Raises:
+            SettingsError: naming a variable that contradicts another one, or whose file cannot be used.
+        """
+        try:
+            kafka = KafkaCluster(
+                bootstrap_servers=self.kafka_bootstrap_servers,
+                security_protocol=self.kafka_security_protocol,
+                ca_file=self.kafka_ca_file,
+                certificate_file=self.kafka_certificate_file,
+                key_file=self.kafka_key_file,
+                sasl_mechanism=self.kafka_sasl_mechanism,
+                username=self.kafka_username,
+                password=self.kafka_password.get_secret_value(),
+            )
+            if kafka:
+                kafka.client_options()
+        except KafkaClusterError as error:
+            raise SettingsError(f"{self._named((f'kafka_{error.field}',))} {error.problem}") from None
+        return kafka
 
     @classmethod
     def _named(cls, place: tuple[int | str, ...]) -> str:
