@@ -35,6 +35,8 @@ from chassis.consumer_session import REBALANCE_TIMEOUT_MS, PartitionsGoneError, 
 from chassis.crash_points import crash_point
 from chassis.errors import Fault
 from chassis.inbox import INBOX_DDL, ConsumerState, GapError, Handler, Inbox, NotRunningError
+from chassis.kafka import KafkaCluster
+from chassis.kafka_refusals import reason
 from chassis.postgres import Database
 
 __all__ = ["INBOX_DDL", "Consumer", "Consumers", "GapError", "Handler", "ReceivedEvent"]
@@ -90,7 +92,7 @@ class Consumer:
         self,
         database: Database,
         *,
-        bootstrap_servers: str,
+        kafka: KafkaCluster,
         topics: Sequence[str],
         group: str,
         handlers: Mapping[str, Handler],
@@ -100,7 +102,7 @@ class Consumer:
         """Makes it; `registry` has it while it runs."""
         self.inbox = Inbox(database, consumer=group, generation=generation, handlers=handlers)
         self.topics = topics
-        self._bootstrap_servers = bootstrap_servers
+        self._kafka = kafka
         self._group = group
         self._database = database
         self._letters = LettersWatch(database, self.inbox)
@@ -145,7 +147,7 @@ class Consumer:
             # where a connection breaks while it waits.
             if is_cancelled():
                 raise asyncio.CancelledError from error
-            self._show_outage(error)
+            await self._show_outage(error)
             self._failures += 1
             await _back_off(self._failures)
 
@@ -165,7 +167,7 @@ class Consumer:
     @asynccontextmanager
     async def _joined(self) -> AsyncIterator[tuple[AIOKafkaConsumer, Session]]:
         kafka = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap_servers,
+            **self._kafka.client_options(),
             group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -205,7 +207,7 @@ class Consumer:
             await session.show_lag()
             await self._letters.show()
             self._failures = 0
-            self._show_outage(session.silence)
+            await self._show_outage(session.silence)
             if polled and sum(map(len, polled.values())) < MAX_BATCH:
                 await asyncio.sleep(PACE_SECONDS)
             if not polled and self._draining.is_set() and await _caught_up(kafka):
@@ -227,7 +229,7 @@ class Consumer:
                 await session.show_lag()
                 await self._letters.show()
                 state = await self.inbox.state()
-                self._show_outage(session.silence)
+                await self._show_outage(session.silence)
         finally:
             # However it ends, cancelled or by an outage: an alarm that it left standing would never end.
             self._show_stopped(ConsumerState.RUNNING)
@@ -320,21 +322,22 @@ class Consumer:
         for each in ConsumerState.PAUSED, ConsumerState.HALTED:
             STOPPED.labels(self._group, each).set(state is each)
 
-    def _show_outage(self, error: BaseException | None) -> None:
+    async def _show_outage(self, error: BaseException | None) -> None:
         """Says once that an outage began, and once that it is over."""
-        if error is not None and not self._in_outage:
-            OUTAGES.labels(self._group).inc()
-            _log.warning("consumer_halted", group=self._group, error=repr(error))
-        if error is None and self._in_outage:
-            _log.info("consumer_resumed", group=self._group)
-        self._in_outage = error is not None
+        before, self._in_outage = self._in_outage, error is not None
         OUTAGE.labels(self._group).set(self._in_outage)
+        if error is not None and not before:
+            OUTAGES.labels(self._group).inc()
+            said = await reason(self._kafka, error)
+            _log.warning("consumer_halted", group=self._group, error=said)
+        if error is None and before:
+            _log.info("consumer_resumed", group=self._group)
 
     async def _is_database_there(self) -> bool:
         try:
             await self._database.ping()
         except Fault as away:
-            self._show_outage(away)
+            await self._show_outage(away)
             return False
         return True
 

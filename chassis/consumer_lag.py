@@ -14,6 +14,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from chassis.kafka import KafkaCluster
+
 ANSWER_SECONDS = 5.0
 NEVER_COMMITTED = -1
 _log = structlog.get_logger(__name__)
@@ -31,12 +33,12 @@ class PartitionLag:
 
 
 async def read_lags(
-    bootstrap_servers: str, groups: Mapping[str, Sequence[str]]
+    kafka: KafkaCluster, groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[PartitionLag]]:
     """Reads how far each group is in its topics, by topic and partition; topics that are not there have none.
 
     Args:
-        bootstrap_servers: Where Kafka is.
+        kafka: Where Kafka is.
         groups: The topics of each group.
 
     Raises:
@@ -45,33 +47,34 @@ async def read_lags(
         TimeoutError: As KafkaError.
     """
     async with asyncio.timeout(ANSWER_SECONDS), AsyncExitStack() as stack:
-        kafka = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
-        stack.push_async_callback(kafka.stop)
-        await kafka.start()
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+        options = kafka.client_options()
+        reader = AIOKafkaConsumer(**options)
+        stack.push_async_callback(reader.stop)
+        await reader.start()
+        admin = AIOKafkaAdminClient(**options)
         stack.push_async_callback(admin.close)
         await admin.start()
-        return await _read(kafka, admin, groups)
+        return await _read(reader, admin, groups)
 
 
 async def known_lags(
-    bootstrap_servers: str, groups: Mapping[str, Sequence[str]]
+    kafka: KafkaCluster, groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[PartitionLag]]:
     """As `read_lags`; nothing where Kafka does not answer, or there is nobody to ask about."""
     if not groups:
         return {}
     try:
-        return await read_lags(bootstrap_servers, groups)
+        return await read_lags(kafka, groups)
     except (KafkaError, OSError, TimeoutError) as error:
         _log.warning("lag_not_known", error=repr(error))
         return {}
 
 
 async def _read(
-    kafka: AIOKafkaConsumer, admin: AIOKafkaAdminClient, groups: Mapping[str, Sequence[str]]
+    reader: AIOKafkaConsumer, admin: AIOKafkaAdminClient, groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[PartitionLag]]:
     # Only those that are there: asking for another one would make it.
-    topics = {topic for of_group in groups.values() for topic in of_group} & await kafka.topics()
+    topics = {topic for of_group in groups.values() for topic in of_group} & await reader.topics()
     partitions = sorted(
         TopicPartition(described["topic"], partition["partition"])
         for described in (await admin.describe_topics(sorted(topics)) if topics else [])
@@ -79,10 +82,10 @@ async def _read(
     )
     if not partitions:
         return {group: [] for group in groups}
-    kafka.assign(partitions)
-    ends = await kafka.end_offsets(partitions)
+    reader.assign(partitions)
+    ends = await reader.end_offsets(partitions)
     # What the topic keeps no longer is behind nobody.
-    begins = await kafka.beginning_offsets(partitions)
+    begins = await reader.beginning_offsets(partitions)
     found = {}
     for group, of_group in groups.items():
         own = [each for each in partitions if each.topic in of_group]

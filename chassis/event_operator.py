@@ -22,6 +22,7 @@ from chassis.dead_letters import Place
 from chassis.errors import Fault, FaultKind
 from chassis.event_audit import Action, Asked
 from chassis.inbox import ConsumerState
+from chassis.kafka import KafkaCluster
 from chassis.operators import OPERATORS, actor
 from chassis.outbox_backlog import backlog
 from chassis.page_tokens import decode_page_token, encode_page_token
@@ -54,13 +55,13 @@ class EventOperator(event_operator_pb2_grpc.EventOperatorServicer):
         *,
         topic: str,
         consumers: Consumers,
-        bootstrap_servers: str,
+        kafka: KafkaCluster,
         projections: Mapping[str, Projection],
     ) -> None:
         self._database = database
         self._topic = topic
         self._consumers = consumers
-        self._servers = bootstrap_servers
+        self._kafka = kafka
         self._projections = projections
 
     # --- looking ---
@@ -70,7 +71,7 @@ class EventOperator(event_operator_pb2_grpc.EventOperatorServicer):
         consumers = self._consumers.all()
         groups = {each.inbox.consumer: each.topics for each in consumers}
         lags, seen, counts = await asyncio.gather(
-            known_lags(self._servers, groups), backlog(self._database), dead_letters.counts(self._database)
+            known_lags(self._kafka, groups), backlog(self._database), dead_letters.counts(self._database)
         )
         outbox = pb.OutboxLag(
             topic=self._topic,

@@ -96,17 +96,20 @@ def start_relay(
     Without Kafka there is no relay, and facts stay in the outbox, which is watched all the same; nor is there
     one where the settings leave it to Debezium, whose slot is watched then. At the stop it is drained, within
     a bound.
+
+    Raises:
+        SettingsError: it cannot be spoken to as the settings say.
     """
-    servers = settings.kafka_bootstrap_servers
     if not settings.relay_enabled:
         life.start(outbox_slot.watch(database, topic), name="outbox slot")
         return _nobody_to_wake
-    if not servers:
+    kafka = settings.kafka
+    if not kafka:
         # Somebody has to see that it grows: nothing else fails where the address was forgotten.
         log.warning("outbox_without_kafka", topic=topic)
         life.start(relay_metrics.watch(database, topic), name="outbox")
         return _nobody_to_wake
-    relay = Relay(database, bootstrap_servers=servers, topic=topic, owner=settings.process)
+    relay = Relay(database, kafka=kafka, topic=topic, owner=settings.process)
     life.start(relay.run(), name="relay")
 
     async def drain() -> None:
@@ -127,12 +130,17 @@ def start_consumer(
     group: str,
     handlers: Mapping[str, Handler],
 ) -> None:
-    """Apply a topic's events to this database, until the stop; without Kafka nothing is consumed."""
-    if not settings.kafka_bootstrap_servers:
+    """Apply a topic's events to this database, until the stop; without Kafka nothing is consumed.
+
+    Raises:
+        SettingsError: Kafka cannot be spoken to as the settings say.
+    """
+    kafka = settings.kafka
+    if not kafka:
         return
     consumer = Consumer(
         database,
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        kafka=kafka,
         topics=[topic],
         group=group,
         handlers=handlers,
@@ -150,12 +158,16 @@ def serve_event_operator(
     consumers: Consumers | None = None,
     projections: Iterable[Projection] = (),
 ) -> None:
-    """Let operators look into this context's events and repair them; its policies go to `build_server`."""
+    """Let operators look into this context's events and repair them; its policies go to `build_server`.
+
+    Raises:
+        SettingsError: Kafka cannot be spoken to as the settings say.
+    """
     servicer = EventOperator(
         database,
         topic=topic,
         consumers=consumers or Consumers(),
-        bootstrap_servers=settings.kafka_bootstrap_servers,
+        kafka=settings.kafka,
         projections={projection.name: projection for projection in projections},
     )
     event_operator_pb2_grpc.add_EventOperatorServicer_to_server(servicer, server.server)

@@ -21,6 +21,8 @@ from chassis.cancellation import is_cancelled
 from chassis.cloud_events import full_jitter
 from chassis.crash_points import crash_point
 from chassis.errors import Fault
+from chassis.kafka import KafkaCluster
+from chassis.kafka_refusals import reason
 from chassis.postgres import Database, Row, statement
 from chassis.relay_sending import MAX_RECORD_BATCH_BYTES, Outcome, Sending, stop
 
@@ -97,9 +99,9 @@ class _Stuck:
 class Relay:
     """Publishes one database's outbox to one topic; several may run, and share the buckets by leases."""
 
-    def __init__(self, database: Database, *, bootstrap_servers: str, topic: str, owner: str) -> None:
+    def __init__(self, database: Database, *, kafka: KafkaCluster, topic: str, owner: str) -> None:
         self._database = database
-        self._bootstrap_servers = bootstrap_servers
+        self._kafka = kafka
         self._topic = topic
         # New at every start: a process that comes back is not the one that held the lease.
         self._owner = f"{owner}/{ids.new_id()}"
@@ -169,7 +171,8 @@ class Relay:
                     raise asyncio.CancelledError from error
                 if not self._failures:
                     relay_metrics.OUTAGES.labels(self._topic).inc()
-                    _log.warning("relay_halted", topic=self._topic, error=repr(error))
+                    said = await reason(self._kafka, error)
+                    _log.warning("relay_halted", topic=self._topic, error=said)
                 self._failures += 1
                 delay = full_jitter(
                     self._failures, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=BACKOFF_CAP_SECONDS
@@ -180,7 +183,7 @@ class Relay:
     async def _producer(self) -> AsyncIterator[AIOKafkaProducer]:
         # A new one after each failure: an idempotent producer whose batch failed has a hole in its numbers.
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap_servers,
+            **self._kafka.client_options(),
             enable_idempotence=True,
             acks="all",
             max_batch_size=MAX_RECORD_BATCH_BYTES,

@@ -6,11 +6,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from chassis.config import environment, variables
+from chassis.config import ProcessSettings, SettingsError, environment, variables
+from chassis.kafka import KafkaCluster
 from cli.connection import data_dir
 from cli.event_payloads import TOPICS, SeenEvent
 from cli.events_options import ContextName
@@ -24,6 +25,12 @@ DEFAULT_SERVERS = "kafka-bootstrap-servers"
 MAX_LAST = 10_000
 _SERVERS = re.compile(r"[^:,\s]+:\d{1,5}(,[^:,\s]+:\d{1,5})*")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+class OperatorSettings(ProcessSettings):
+    """How an operator speaks to Kafka, who may have a name and a password of their own there."""
+
+    process: ClassVar[str] = "operator"
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def tail(
         follow=not no_follow,
         count=count,
     )
-    asyncio.run(_tail(_servers(bootstrap_servers), wanted, named=bool(topic), as_json=as_json))
+    asyncio.run(_tail(_kafka(bootstrap_servers), wanted, named=bool(topic), as_json=as_json))
 
 
 def _require_something(*, from_start: bool, last: int | None, follow: bool) -> None:
@@ -121,6 +128,19 @@ def _topics(topics: list[str], contexts: list[ContextName]) -> tuple[str, ...]:
             raise usage(f"{safe(topic)[:80]!r} is no topic's name: letters, digits, dots, _ and - are")
     chosen = [*topics, *(TOPICS[context.value] for context in contexts)]
     return tuple(dict.fromkeys(chosen or TOPICS.values()))
+
+
+def _kafka(given: str | None) -> KafkaCluster:
+    """Where Kafka is, and how it is spoken to.
+
+    Raises:
+        CommandError: USAGE where nobody says where it is, or a setting is wrong.
+    """
+    servers = _servers(given)
+    try:
+        return OperatorSettings.read().model_copy(update={"kafka_bootstrap_servers": servers}).kafka
+    except SettingsError as error:
+        raise usage(str(error)) from None
 
 
 def _servers(given: str | None) -> str:
@@ -144,8 +164,8 @@ def _left_by_make_run() -> str:
         return ""
 
 
-async def _tail(servers: str, wanted: Wanted, *, named: bool, as_json: bool) -> None:
-    async with reading(servers, wanted.topics) as reader:
+async def _tail(kafka: KafkaCluster, wanted: Wanted, *, named: bool, as_json: bool) -> None:
+    async with reading(kafka, wanted.topics) as reader:
         out = console()
         shown = 0
         async for record in _records(reader, wanted, named=named):

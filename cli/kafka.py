@@ -14,7 +14,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from chassis.kafka import KafkaCluster
+from chassis.kafka_refusals import reason
 from cli.failures import CommandError, ExitCode
+from cli.output import safe
 
 MAX_BATCH = 500
 POLL_MS = 250
@@ -104,7 +107,7 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(bootstrap_servers: str, topics: Collection[str]) -> AsyncIterator[Reader]:
+async def reading(kafka: KafkaCluster, topics: Collection[str]) -> AsyncIterator[Reader]:
     """Connect to the broker.
 
     Raises:
@@ -112,29 +115,29 @@ async def reading(bootstrap_servers: str, topics: Collection[str]) -> AsyncItera
     """
     # aiokafka reports every attempt to connect.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    kafka = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers, enable_auto_commit=False, auto_offset_reset="earliest"
-    )
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    options = kafka.client_options()
+    reader = AIOKafkaConsumer(**options, enable_auto_commit=False, auto_offset_reset="earliest")
+    admin = AIOKafkaAdminClient(**options)
     try:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await kafka.start()
+                await reader.start()
                 await admin.start()
         except (KafkaError, OSError) as error:
-            raise _away(bootstrap_servers, error) from None
-        yield Reader(kafka, admin, topics)
+            raise await _away(kafka, error) from None
+        yield Reader(reader, admin, topics)
     except KafkaError as error:
-        raise _away(bootstrap_servers, error) from None
+        raise await _away(kafka, error) from None
     finally:
         with suppress(TimeoutError, KafkaError):
             async with asyncio.timeout(STOP_SECONDS):
-                await kafka.stop()
+                await reader.stop()
                 await admin.close()
 
 
-def _away(bootstrap_servers: str, error: Exception) -> CommandError:
-    message = f"Kafka at {bootstrap_servers} does not answer ({type(error).__name__})"
+async def _away(kafka: KafkaCluster, error: Exception) -> CommandError:
+    said = safe(await reason(kafka, error))
+    message = f"Kafka at {kafka.bootstrap_servers} does not answer ({said})"
     return CommandError(ExitCode.UNAVAILABLE, "KAFKA_UNAVAILABLE", message)
 
 

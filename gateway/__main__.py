@@ -123,8 +123,8 @@ async def program(life: Lifecycle) -> None:
         life.on_stop(connection.close)
     await start_metrics(life, settings)
     live = LiveUpdates(max_streams=settings.live_streams, max_streams_per_user=settings.live_streams_per_user)
-    if settings.kafka_bootstrap_servers:
-        life.start(live.follow(settings.kafka_bootstrap_servers), name="live updates")
+    if kafka := settings.kafka:
+        life.start(live.follow(kafka), name="live updates")
     gateway = build_gateway(connections, live)
     app = create_app(gateway, clock=gateway.clock, new_id=new_id, with_docs=settings.docs)
     server = HttpServer(app, listening)

@@ -19,6 +19,8 @@ from aiokafka import AIOKafkaConsumer
 
 from chassis.cancellation import is_cancelled
 from chassis.cloud_events import full_jitter
+from chassis.kafka import KafkaCluster
+from chassis.kafka_refusals import reason
 from gateway.metrics import LIVE_STREAMS
 from gateway.problems import Problem, ProblemError
 
@@ -110,31 +112,30 @@ class LiveUpdates:
         self.stopping.set()
         self._wake_all()
 
-    async def follow(self, bootstrap_servers: str) -> None:
+    async def follow(self, kafka: KafkaCluster) -> None:
         """Wakes those whose orders Kafka tells of, until it is cancelled, whether Kafka is there or not."""
         # aiokafka reports every attempt to connect; one line per outage, from here, says as much.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         failures = 0
         while True:
             try:
-                async with _kafka(bootstrap_servers) as kafka:
+                async with _reader(kafka) as reader:
                     failures = 0
-                    await self._hear(kafka)
+                    await self._hear(reader)
             except (Exception, asyncio.CancelledError) as error:
+                self._follows = False
                 if is_cancelled():
                     raise
                 # Whatever it is, the streams look by themselves. It may be a CancelledError: a client that is
                 # closed while it waits for an answer lets its own out.
                 if not failures:
-                    _LOG.warning("live updates go without kafka", error=repr(error))
+                    _LOG.warning("live updates go without kafka", error=await reason(kafka, error))
                 failures += 1
-            finally:
-                self._follows = False
             await asyncio.sleep(
                 full_jitter(failures, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=BACKOFF_CAP_SECONDS)
             )
 
-    async def _hear(self, kafka: AIOKafkaConsumer) -> None:
+    async def _hear(self, reader: AIOKafkaConsumer) -> None:
         self._follows = True
         self._wake_all()
         looks_at = time.monotonic() + LOOK_SECONDS
@@ -142,9 +143,9 @@ class LiveUpdates:
             if time.monotonic() >= looks_at:
                 # A broker that is away is silent, as one is that has nothing to tell.
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    await kafka.end_offsets(list(kafka.assignment()))
+                    await reader.end_offsets(list(reader.assignment()))
                 looks_at = time.monotonic() + LOOK_SECONDS
-            polled = await kafka.getmany(timeout_ms=FETCH_MS, max_records=MAX_BATCH)
+            polled = await reader.getmany(timeout_ms=FETCH_MS, max_records=MAX_BATCH)
             for records in polled.values():
                 for record in records:
                     self.wake((record.key or b"").decode("utf-8", "replace"))
@@ -164,23 +165,23 @@ def _refused(status: int, code: str, detail: str, *, seconds: int = RETRY_AFTER_
 
 
 @asynccontextmanager
-async def _kafka(bootstrap_servers: str) -> AsyncIterator[AIOKafkaConsumer]:
+async def _reader(kafka: KafkaCluster) -> AsyncIterator[AIOKafkaConsumer]:
     # No group: every process hears everything, from now on.
-    kafka = AIOKafkaConsumer(
+    reader = AIOKafkaConsumer(
         TOPIC,
-        bootstrap_servers=bootstrap_servers,
+        **kafka.client_options(),
         auto_offset_reset="latest",
         metadata_max_age_ms=METADATA_MAX_AGE_MS,
     )
     try:
         # A broker that is on its way may take a question and never answer it.
         async with asyncio.timeout(START_SECONDS):
-            await kafka.start()
+            await reader.start()
             # What was told before is not heard: everybody looks once.
-            if kafka.assignment():
-                await kafka.seek_to_end()
-        yield kafka
+            if reader.assignment():
+                await reader.seek_to_end()
+        yield reader
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
-                await kafka.stop()
+                await reader.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chassis.config import ProcessSettings
+from chassis.kafka import KafkaCluster
 
 
 def dsns(contexts: Iterable[str]) -> dict[str, str]:
@@ -16,9 +17,15 @@ def dsns(contexts: Iterable[str]) -> dict[str, str]:
     return {context: _settings(context).required("database_dsn") for context in contexts}
 
 
-def kafka_bootstrap_servers() -> str:
-    """Return SAGACITY_KAFKA_BOOTSTRAP_SERVERS; SettingsError where it is missing."""
-    return str(_settings("users").required("kafka_bootstrap_servers"))
+def kafka_cluster() -> KafkaCluster:
+    """Return where Kafka is and how it is spoken to, from SAGACITY_KAFKA_BOOTSTRAP_SERVERS and its like.
+
+    Raises:
+        SettingsError: naming the variable that is missing or wrong.
+    """
+    settings = _settings("recovery")
+    settings.required("kafka_bootstrap_servers")
+    return settings.kafka
 
 
 def _settings(context: str) -> ProcessSettings:

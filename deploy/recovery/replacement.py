@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from chassis.kafka import KafkaCluster
 from deploy.recovery import topic_log
 from deploy.recovery.spool import SpoolError, read_header, read_messages
 from deploy.recovery.topic_log import Span
 
 
-async def replace(bootstrap_servers: str, topic: str, file: Path) -> int:
+async def replace(kafka: KafkaCluster, topic: str, file: Path) -> int:
     """Delete what was spooled, and append the records in `file`, each to the partition that it was in.
 
     It may be run again wherever it ended: what it appended before is found in Kafka itself. A batch of a run
@@ -28,12 +29,12 @@ async def replace(bootstrap_servers: str, topic: str, file: Path) -> int:
             since. Nothing is deleted then, and nothing appended.
     """
     header = read_header(file)
-    there = await topic_log.cluster_id(bootstrap_servers), topic
+    there = await topic_log.cluster_id(kafka), topic
     if (header.cluster_id, header.topic) != there:
         raise SpoolError(
             f"{file} is of {header.topic} in the cluster {header.cluster_id}, not of {topic} in {there[0]}"
         )
-    now = await topic_log.spans(bootstrap_servers, topic)
+    now = await topic_log.spans(kafka, topic)
     ends = {partition: span.end for partition, span in header.spans.items()}
     if now.keys() != ends.keys():
         raise SpoolError(f"{topic} has {len(now)} partitions, and had {len(ends)} when {file} was written")
@@ -43,20 +44,20 @@ async def replace(bootstrap_servers: str, topic: str, file: Path) -> int:
             raise _moved(topic, each, f"ended at {ends[each]} when it was read, and ends at {span.end}")
     written = {each: Span(span.begin - ends[each], span.end - ends[each]) for each, span in now.items()}
     appended = {each: Span(0, 0) if each in untouched else span for each, span in written.items()}
-    await _compare(bootstrap_servers, topic, appended, ends, file)
-    await topic_log.delete_before(bootstrap_servers, topic, untouched)
+    await _compare(kafka, topic, appended, ends, file)
+    await topic_log.delete_before(kafka, topic, untouched)
     counted: Counter[str] = Counter()
-    await topic_log.append(bootstrap_servers, topic, _missing(file, appended, counted))
+    await topic_log.append(kafka, topic, _missing(file, appended, counted))
     return counted["missing"]
 
 
 async def _compare(
-    bootstrap_servers: str, topic: str, appended: Mapping[int, Span], ends: Mapping[int, int], file: Path
+    kafka: KafkaCluster, topic: str, appended: Mapping[int, Span], ends: Mapping[int, int], file: Path
 ) -> None:
     """Raise SpoolError where what is behind the spooled ends is not how the spool begins."""
     spans = {each: Span(*(ends[each] + count for count in span)) for each, span in appended.items()}
     theirs, ours = {each: hashlib.sha256() for each in spans}, {each: hashlib.sha256() for each in spans}
-    async for record in topic_log.records(bootstrap_servers, topic, spans):
+    async for record in topic_log.records(kafka, topic, spans):
         theirs[record.partition].update(_content(record.key, record.value, record.headers))
     seen: Counter[int] = Counter()
     for message in read_messages(file):

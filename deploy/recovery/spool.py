@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chassis.cloud_events import from_record
+from chassis.kafka import KafkaCluster
 from deploy.recovery import topic_log
 from deploy.recovery.topic_log import Span
 
@@ -33,24 +34,22 @@ class Header:
 
 
 async def spool(
-    bootstrap_servers: str, topic: str, facts: Mapping[str, int], into: tuple[Path, Path] | None
+    kafka: KafkaCluster, topic: str, facts: Mapping[str, int], into: tuple[Path, Path] | None
 ) -> Counter[str]:
     """Sort the records of a topic by whether they are true; return how many are kept and left out.
 
     Args:
-        bootstrap_servers: Kafka.
+        kafka: Where it is.
         topic: what is read, up to where it ends now.
         facts: the number of the last fact of each aggregate.
         into: the files for what is kept and what is left out, on disk when this returns; None: only count.
     """
-    header = Header(
-        await topic_log.cluster_id(bootstrap_servers), topic, await topic_log.spans(bootstrap_servers, topic)
-    )
+    header = Header(await topic_log.cluster_id(kafka), topic, await topic_log.spans(kafka, topic))
     kept, left_out = into or (Path(os.devnull), Path(os.devnull))
     counted: Counter[str] = Counter()
     with kept.open("w", encoding="utf-8") as true, left_out.open("w", encoding="utf-8") as discarded:
         true.write(json.dumps(asdict(header)) + "\n")
-        async for record in topic_log.records(bootstrap_servers, topic, header.spans):
+        async for record in topic_log.records(kafka, topic, header.spans):
             verdict = _verdict(record, facts)
             counted[verdict] += 1
             if verdict == "kept":

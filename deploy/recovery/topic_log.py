@@ -13,6 +13,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from chassis.kafka import KafkaCluster
+
 POLL_MS = 250
 MAX_BATCH = 500
 REQUEST_SECONDS = 60
@@ -27,22 +29,22 @@ class Span(NamedTuple):
     end: int
 
 
-async def spans(bootstrap_servers: str, topic: str) -> dict[int, Span]:
+async def spans(kafka: KafkaCluster, topic: str) -> dict[int, Span]:
     """Return what each partition of a topic holds now."""
-    kafka = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers, enable_auto_commit=False)
+    reader = AIOKafkaConsumer(topic, **kafka.client_options(), enable_auto_commit=False)
     try:
-        await kafka.start()
-        partitions = list(kafka.assignment())
-        begins = await _within(kafka.beginning_offsets(partitions), topic)
-        ends = await _within(kafka.end_offsets(partitions), topic)
+        await reader.start()
+        partitions = list(reader.assignment())
+        begins = await _within(reader.beginning_offsets(partitions), topic)
+        ends = await _within(reader.end_offsets(partitions), topic)
         return {each.partition: Span(begins[each], ends[each]) for each in partitions}
     finally:
-        await kafka.stop()
+        await reader.stop()
 
 
-async def cluster_id(bootstrap_servers: str) -> str:
+async def cluster_id(kafka: KafkaCluster) -> str:
     """Return the id that Kafka gave itself."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    admin = AIOKafkaAdminClient(**kafka.client_options())
     try:
         await admin.start()
         return str((await _within(admin.describe_cluster(), "cluster"))["cluster_id"])
@@ -50,7 +52,7 @@ async def cluster_id(bootstrap_servers: str) -> str:
         await admin.close()
 
 
-async def records(bootstrap_servers: str, topic: str, within: Mapping[int, Span]) -> AsyncIterator[Any]:
+async def records(kafka: KafkaCluster, topic: str, within: Mapping[int, Span]) -> AsyncIterator[Any]:
     """Yield the records of `within`, each partition's in order.
 
     Raises:
@@ -59,38 +61,38 @@ async def records(bootstrap_servers: str, topic: str, within: Mapping[int, Span]
     ends = {TopicPartition(topic, each): span.end for each, span in within.items() if span.begin < span.end}
     if not ends:
         return
-    kafka = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False)
-    kafka.assign(list(ends))
+    reader = AIOKafkaConsumer(**kafka.client_options(), enable_auto_commit=False)
+    reader.assign(list(ends))
     try:
-        await kafka.start()
+        await reader.start()
         for partition in ends:
-            kafka.seek(partition, within[partition.partition].begin)
+            reader.seek(partition, within[partition.partition].begin)
         while ends:
-            for partition, batch in (await _next_batches(kafka, list(ends), topic)).items():
+            for partition, batch in (await _next_batches(reader, list(ends), topic)).items():
                 # What is published meanwhile is not ours to read.
                 for record in batch:
                     if record.offset < ends[partition]:
                         yield record
-                if await _within(kafka.position(partition), topic) >= ends[partition]:
+                if await _within(reader.position(partition), topic) >= ends[partition]:
                     del ends[partition]
     finally:
-        await kafka.stop()
+        await reader.stop()
 
 
-async def _next_batches(kafka: AIOKafkaConsumer, partitions: list[TopicPartition], topic: str) -> Any:
+async def _next_batches(reader: AIOKafkaConsumer, partitions: list[TopicPartition], topic: str) -> Any:
     clock = asyncio.get_running_loop()
     until = clock.time() + REQUEST_SECONDS
     while clock.time() < until:
-        if batches := await kafka.getmany(*partitions, timeout_ms=POLL_MS, max_records=MAX_BATCH):
+        if batches := await reader.getmany(*partitions, timeout_ms=POLL_MS, max_records=MAX_BATCH):
             return batches
     raise TimeoutError(f"{topic}: no record for {REQUEST_SECONDS} s, and there are more")
 
 
-async def delete_before(bootstrap_servers: str, topic: str, ends: Mapping[int, int]) -> None:
+async def delete_before(kafka: KafkaCluster, topic: str, ends: Mapping[int, int]) -> None:
     """Delete what is before an offset in each partition, and nothing that came after it."""
     if not ends:
         return
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    admin = AIOKafkaAdminClient(**kafka.client_options())
     try:
         await admin.start()
         until = {
@@ -102,14 +104,14 @@ async def delete_before(bootstrap_servers: str, topic: str, ends: Mapping[int, i
         await admin.close()
 
 
-async def append(bootstrap_servers: str, topic: str, messages: Iterable[Mapping[str, Any]]) -> None:
+async def append(kafka: KafkaCluster, topic: str, messages: Iterable[Mapping[str, Any]]) -> None:
     """Append messages, each to its partition, in their order; on disk at Kafka's when it returns.
 
     A partition's next batch is sent when Kafka has the one before: where this ends in an error, each
     partition has the first ones of its messages, without a hole. (`producer.send` goes on behind a failed
     batch.)
     """
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, enable_idempotence=True, acks="all")
+    producer = AIOKafkaProducer(**kafka.client_options(), enable_idempotence=True, acks="all")
     try:
         await producer.start()
         filling: dict[int, BatchBuilder] = {}

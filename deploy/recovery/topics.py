@@ -25,7 +25,8 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from chassis.config import SettingsError
-from deploy.recovery.databases import dsns, kafka_bootstrap_servers
+from chassis.kafka import KafkaCluster
+from deploy.recovery.databases import dsns, kafka_cluster
 from deploy.recovery.replacement import replace
 from deploy.recovery.spool import SpoolError, spool
 
@@ -57,9 +58,9 @@ def last_facts(dsn: str, context: str) -> dict[str, int]:
 
 async def count() -> None:
     """Say for every topic how many records would be kept and left out; write and change nothing."""
-    servers = kafka_bootstrap_servers()
+    kafka = kafka_cluster()
     for context, dsn in dsns(FACTS).items():
-        await sort(servers, _topic(context), last_facts(dsn, context), None, force=True)
+        await sort(kafka, _topic(context), last_facts(dsn, context), None, force=True)
 
 
 async def cut(folder: Path, *, force: bool) -> None:
@@ -70,16 +71,16 @@ async def cut(folder: Path, *, force: bool) -> None:
     Raises:
         SpoolError: a topic, or its database, is not what it should be. The other topics are done.
     """
-    servers, databases = kafka_bootstrap_servers(), dsns(FACTS)
+    kafka, databases = kafka_cluster(), dsns(FACTS)
     for context, dsn in databases.items():
         # Where there is one, an earlier run may have deleted what it holds.
         if not any((folder / f"{context}.{state}").exists() for state in ("records", "done")):
             files = folder / f"{context}.draft", folder / f"{context}.discarded"
-            await sort(servers, _topic(context), last_facts(dsn, context), files, force=force)
+            await sort(kafka, _topic(context), last_facts(dsn, context), files, force=force)
     wrong: list[str] = []
     for context in databases:
         try:
-            await _replace(servers, context, folder)
+            await _replace(kafka, context, folder)
         except SpoolError as error:
             wrong.append(str(error))
     if wrong:
@@ -87,14 +88,14 @@ async def cut(folder: Path, *, force: bool) -> None:
 
 
 async def sort(
-    servers: str, topic: str, facts: Mapping[str, int], files: tuple[Path, Path] | None, *, force: bool
+    kafka: KafkaCluster, topic: str, facts: Mapping[str, int], files: tuple[Path, Path] | None, *, force: bool
 ) -> None:
     """Spool a topic, as `spool.spool` does, and say how many records are known.
 
     Raises:
         SpoolError: none is, of many: that database is rather the wrong one. Not with `force`.
     """
-    counted = await spool(servers, topic, facts, files)
+    counted = await spool(kafka, topic, facts, files)
     _say(
         f"{topic}: {counted['kept']} known, {counted['unknown']} unknown to the database, "
         f"{counted['unreadable']} no events"
@@ -106,14 +107,14 @@ async def sort(
         )
 
 
-async def _replace(servers: str, context: str, folder: Path) -> None:
+async def _replace(kafka: KafkaCluster, context: str, folder: Path) -> None:
     draft, file, done = (folder / f"{context}.{state}" for state in ("draft", "records", "done"))
     if not done.exists():
         if not file.exists():
             _rename(draft, file)
-        _say(f"{_topic(context)}: {await replace(servers, _topic(context), file)} appended")
+        _say(f"{_topic(context)}: {await replace(kafka, _topic(context), file)} appended")
         _rename(file, done)
-    elif await replace(servers, _topic(context), done) == 0:
+    elif await replace(kafka, _topic(context), done) == 0:
         _say(f"{_topic(context)}: done before")
 
 

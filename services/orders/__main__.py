@@ -43,7 +43,7 @@ async def program(life: Lifecycle) -> None:
     start_barrier_pruning(life, database)
     wake_relay = start_relay(life, settings, database, topic=events.TOPIC)
     consumers = Consumers()
-    history = OrderHistory(database, bootstrap_servers=settings.kafka_bootstrap_servers, consumers=consumers)
+    history = OrderHistory(database, kafka=settings.kafka, consumers=consumers)
     life.start(history.run(), name="order history")
     app = Orders(
         database=database,

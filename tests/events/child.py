@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from chassis import relay as relay_module
 from chassis.consumer import Consumer, ReceivedEvent
+from chassis.kafka import KafkaCluster
 from chassis.lifecycle import Lifecycle, main
 from chassis.postgres import Database, Transaction, statement
 from chassis.relay import Relay
@@ -58,7 +59,7 @@ HANDLERS = {events_pb2.OrderPlaced.DESCRIPTOR.full_name: apply}
 
 def _work(part: Part, database: Database) -> Coroutine[Any, Any, None]:
     consuming: dict[str, Any] = {
-        "bootstrap_servers": part.servers,
+        "kafka": KafkaCluster(part.servers),
         "topics": [part.topic],
         "group": part.group,
         "handlers": HANDLERS,
@@ -67,7 +68,7 @@ def _work(part: Part, database: Database) -> Coroutine[Any, Any, None]:
         case "relay":
             relay_module.LEASE_SECONDS = LEASE_SECONDS
             relay_module.LEASE_RENEWAL_SECONDS = LEASE_RENEWAL_SECONDS
-            relay = Relay(database, bootstrap_servers=part.servers, topic=part.topic, owner="proof")
+            relay = Relay(database, kafka=KafkaCluster(part.servers), topic=part.topic, owner="proof")
             return relay.run()
         case "consumer":
             return Consumer(database, **consuming).run()

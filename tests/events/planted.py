@@ -12,6 +12,7 @@ from typing_extensions import override
 from chassis.cloud_events import ReceivedEvent, from_record, to_message
 from chassis.crash_points import crash_point
 from chassis.inbox import Handler
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database, Row, statement
 from tests.e2e.eventually import eventually
 
@@ -80,13 +81,13 @@ class _Naive:
         self,
         database: Database,
         *,
-        bootstrap_servers: str,
+        kafka: KafkaCluster,
         topics: Sequence[str],
         group: str,
         handlers: Mapping[str, Handler],
     ) -> None:
         self._database = database
-        self._servers = bootstrap_servers
+        self._kafka = kafka
         self._topics = topics
         self._group = group
         self._handlers = handlers
@@ -95,7 +96,7 @@ class _Naive:
         """Consume until cancelled."""
         kafka = AIOKafkaConsumer(
             *self._topics,
-            bootstrap_servers=self._servers,
+            **self._kafka.client_options(),
             group_id=self._group,
             enable_auto_commit=self.auto_commit,
             auto_commit_interval_ms=AUTO_COMMIT_MS,

@@ -13,6 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from deploy.recovery import topic_log
 from deploy.recovery.replacement import replace
 from deploy.recovery.spool import SpoolError, spool
@@ -47,20 +48,20 @@ def event(aggregate: str, sequence: int, partition: int = 0, value: bytes = b"")
     }
 
 
-async def new_topic(servers: str, messages: Sequence[Mapping[str, Any]]) -> str:
+async def new_topic(kafka: KafkaCluster, messages: Sequence[Mapping[str, Any]]) -> str:
     topic = f"recovery-{new_id()}"
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    admin = AIOKafkaAdminClient(**kafka.client_options())
     try:
         await admin.start()
         await admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
     finally:
         await admin.close()
-    await topic_log.append(servers, topic, messages)
+    await topic_log.append(kafka, topic, messages)
     return topic
 
 
-async def take_batches_of(servers: str, topic: str, size: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+async def take_batches_of(kafka: KafkaCluster, topic: str, size: int) -> None:
+    admin = AIOKafkaAdminClient(**kafka.client_options())
     try:
         await admin.start()
         configs = {"max.message.bytes": str(size)}
@@ -70,9 +71,9 @@ async def take_batches_of(servers: str, topic: str, size: int) -> None:
         await admin.close()
 
 
-async def ids(servers: str, topic: str) -> dict[int, list[str]]:
+async def ids(kafka: KafkaCluster, topic: str) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {each: [] for each in range(PARTITIONS)}
-    async for record in topic_log.records(servers, topic, await topic_log.spans(servers, topic)):
+    async for record in topic_log.records(kafka, topic, await topic_log.spans(kafka, topic)):
         found[record.partition].append(dict(record.headers)["ce_id"].decode())
     return found
 
@@ -80,15 +81,15 @@ async def ids(servers: str, topic: str) -> dict[int, list[str]]:
 async def test_what_is_true_stays_in_its_order_and_the_rest_is_kept_in_a_file(
     kafka_bootstrap_servers: str, tmp_path: Path
 ) -> None:
-    servers = kafka_bootstrap_servers
+    kafka = KafkaCluster(kafka_bootstrap_servers)
     nothing: dict[str, Any] = {"partition": 1, "key": None, "value": b"?", "headers": [("odd", None)]}
     events = [event("a", 1), event("b", 1, 1), nothing, event("a", 2), event("b", 2, 1), event("a", 3)]
-    topic = await new_topic(servers, events)
+    topic = await new_topic(kafka, events)
     files = tmp_path / "kept", tmp_path / "discarded"
-    counted = await spool(servers, topic, {"a": 2, "b": 2}, files)
+    counted = await spool(kafka, topic, {"a": 2, "b": 2}, files)
     assert counted == {"kept": 4, "unknown": 1, "unreadable": 1}
-    assert await replace(servers, topic, files[0]) == 4
-    assert await ids(servers, topic) == {0: ["a/1", "a/2"], 1: ["b/1", "b/2"]}
+    assert await replace(kafka, topic, files[0]) == 4
+    assert await ids(kafka, topic) == {0: ["a/1", "a/2"], 1: ["b/1", "b/2"]}
     discarded = [json.loads(line) for line in files[1].read_text().splitlines()]
     assert sorted((each["why"], each["partition"], each["offset"]) for each in discarded) == [
         ("unknown", 0, 2),
@@ -101,7 +102,7 @@ async def test_a_cut_that_ended_goes_on_and_nothing_is_lost_or_twice(
     kafka_bootstrap_servers: str, tmp_path: Path, refused: int
 ) -> None:
     """Kafka refuses a record that it took before, until it takes it again."""
-    servers = kafka_bootstrap_servers
+    kafka = KafkaCluster(kafka_bootstrap_servers)
     events = [
         event(
             "a",
@@ -111,83 +112,83 @@ async def test_a_cut_that_ended_goes_on_and_nothing_is_lost_or_twice(
         )
         for number in range(MANY)
     ]
-    topic, file = await new_topic(servers, [*events, event("lost", 1)]), tmp_path / "kept"
-    await spool(servers, topic, {"a": MANY}, (file, tmp_path / "discarded"))
-    before = await topic_log.spans(servers, topic)
-    await take_batches_of(servers, topic, LIMIT_BYTES)
+    topic, file = await new_topic(kafka, [*events, event("lost", 1)]), tmp_path / "kept"
+    await spool(kafka, topic, {"a": MANY}, (file, tmp_path / "discarded"))
+    before = await topic_log.spans(kafka, topic)
+    await take_batches_of(kafka, topic, LIMIT_BYTES)
     with pytest.raises(KafkaError):
-        await replace(servers, topic, file)
-    now = await topic_log.spans(servers, topic)
+        await replace(kafka, topic, file)
+    now = await topic_log.spans(kafka, topic)
     assert {each: span.begin for each, span in now.items()} == {
         each: span.end for each, span in before.items()
     }
     there = sum(span.end - span.begin for span in now.values())
     assert (there == 0) == (refused == 0)
     assert there < MANY
-    await take_batches_of(servers, topic, USUAL_BYTES)
-    assert await replace(servers, topic, file) == MANY - there
-    assert await replace(servers, topic, file) == 0
+    await take_batches_of(kafka, topic, USUAL_BYTES)
+    assert await replace(kafka, topic, file) == MANY - there
+    assert await replace(kafka, topic, file) == 0
     wanted = [f"a/{number + 1}" for number in range(MANY)]
-    assert await ids(servers, topic) == {each: wanted[each::PARTITIONS] for each in range(PARTITIONS)}
+    assert await ids(kafka, topic) == {each: wanted[each::PARTITIONS] for each in range(PARTITIONS)}
 
 
 async def test_records_that_came_after_the_spool_are_not_deleted(
     kafka_bootstrap_servers: str, tmp_path: Path
 ) -> None:
-    servers, file = kafka_bootstrap_servers, tmp_path / "kept"
-    topic = await new_topic(servers, [event("a", 1), event("b", 1, 1)])
-    await spool(servers, topic, {"a": 1}, (file, tmp_path / "discarded"))
-    await topic_log.append(servers, topic, [event("a", 2)])
+    kafka, file = KafkaCluster(kafka_bootstrap_servers), tmp_path / "kept"
+    topic = await new_topic(kafka, [event("a", 1), event("b", 1, 1)])
+    await spool(kafka, topic, {"a": 1}, (file, tmp_path / "discarded"))
+    await topic_log.append(kafka, topic, [event("a", 2)])
     with pytest.raises(SpoolError, match="partition 0, ended at 1 when it was read, and ends at 2"):
-        await replace(servers, topic, file)
-    assert await ids(servers, topic) == {0: ["a/1", "a/2"], 1: ["b/1"]}
+        await replace(kafka, topic, file)
+    assert await ids(kafka, topic) == {0: ["a/1", "a/2"], 1: ["b/1"]}
 
 
 async def test_a_deletion_takes_what_was_read_and_no_more(kafka_bootstrap_servers: str) -> None:
     """Also where a record comes between the last look and the deletion."""
-    servers = kafka_bootstrap_servers
-    topic = await new_topic(servers, [event("a", 1), event("a", 2)])
-    await topic_log.delete_before(servers, topic, {0: 1})
-    assert await ids(servers, topic) == {0: ["a/2"], 1: []}
+    kafka = KafkaCluster(kafka_bootstrap_servers)
+    topic = await new_topic(kafka, [event("a", 1), event("a", 2)])
+    await topic_log.delete_before(kafka, topic, {0: 1})
+    assert await ids(kafka, topic) == {0: ["a/2"], 1: []}
 
 
 async def test_a_spool_of_an_earlier_recovery_changes_nothing(
     kafka_bootstrap_servers: str, tmp_path: Path
 ) -> None:
-    servers, file = kafka_bootstrap_servers, tmp_path / "kept"
-    topic = await new_topic(servers, [event("a", 1)])
-    await spool(servers, topic, {"a": 1}, (file, tmp_path / "discarded"))
-    await replace(servers, topic, file)
-    await topic_log.append(servers, topic, [event("a", 2)])
+    kafka, file = KafkaCluster(kafka_bootstrap_servers), tmp_path / "kept"
+    topic = await new_topic(kafka, [event("a", 1)])
+    await spool(kafka, topic, {"a": 1}, (file, tmp_path / "discarded"))
+    await replace(kafka, topic, file)
+    await topic_log.append(kafka, topic, [event("a", 2)])
     with pytest.raises(SpoolError, match="holds others than the 1 of"):
-        await replace(servers, topic, file)
-    assert await ids(servers, topic) == {0: ["a/1", "a/2"], 1: []}
+        await replace(kafka, topic, file)
+    assert await ids(kafka, topic) == {0: ["a/1", "a/2"], 1: []}
 
 
 async def test_a_spool_of_another_topic_or_cluster_is_refused(
     kafka_bootstrap_servers: str, tmp_path: Path
 ) -> None:
-    servers, file = kafka_bootstrap_servers, tmp_path / "kept"
-    topic, other = [await new_topic(servers, [event("a", 1)]) for _ in range(2)]
-    await spool(servers, topic, {"a": 1}, (file, tmp_path / "discarded"))
+    kafka, file = KafkaCluster(kafka_bootstrap_servers), tmp_path / "kept"
+    topic, other = [await new_topic(kafka, [event("a", 1)]) for _ in range(2)]
+    await spool(kafka, topic, {"a": 1}, (file, tmp_path / "discarded"))
     with pytest.raises(SpoolError, match=f"is of {topic} in the cluster"):
-        await replace(servers, other, file)
+        await replace(kafka, other, file)
     header, rest = file.read_text().split("\n", 1)
     file.write_text(json.dumps({**json.loads(header), "cluster_id": "another"}) + "\n" + rest)
     with pytest.raises(SpoolError, match="in the cluster another"):
-        await replace(servers, topic, file)
-    assert await ids(servers, other) == await ids(servers, topic) == {0: ["a/1"], 1: []}
+        await replace(kafka, topic, file)
+    assert await ids(kafka, other) == await ids(kafka, topic) == {0: ["a/1"], 1: []}
 
 
 async def test_a_database_that_knows_nothing_of_a_topic_is_asked_about(
     kafka_bootstrap_servers: str, tmp_path: Path
 ) -> None:
     """It is rather the wrong one; who means it says so."""
-    servers, files = kafka_bootstrap_servers, (tmp_path / "kept", tmp_path / "discarded")
-    topic = await new_topic(servers, [event("a", 1)])
+    kafka, files = KafkaCluster(kafka_bootstrap_servers), (tmp_path / "kept", tmp_path / "discarded")
+    topic = await new_topic(kafka, [event("a", 1)])
     with pytest.raises(SpoolError, match="the database knows none of 1 events; is it the right one"):
-        await sort(servers, topic, {}, files, force=False)
-    assert await ids(servers, topic) == {0: ["a/1"], 1: []}
-    await sort(servers, topic, {}, files, force=True)
-    assert await replace(servers, topic, files[0]) == 0
-    assert await ids(servers, topic) == {0: [], 1: []}
+        await sort(kafka, topic, {}, files, force=False)
+    assert await ids(kafka, topic) == {0: ["a/1"], 1: []}
+    await sort(kafka, topic, {}, files, force=True)
+    assert await replace(kafka, topic, files[0]) == 0
+    assert await ids(kafka, topic) == {0: [], 1: []}

@@ -16,6 +16,7 @@ from chassis.cancellation import is_cancelled
 from chassis.consumer import Consumer, Consumers
 from chassis.consumer_lag import read_lags
 from chassis.errors import Fault
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database, Transaction
 from chassis.projections import ProjectionState, ProjectionStatus
 from services.orders.events import TOPIC
@@ -73,7 +74,7 @@ class OrderHistory:
     """Keeps the generations of the projection; run one in each replica."""
 
     def __init__(
-        self, database: Database, *, bootstrap_servers: str, consumers: Consumers | None = None
+        self, database: Database, *, kafka: KafkaCluster, consumers: Consumers | None = None
     ) -> None:
         """Makes it; without Kafka (no servers) nothing follows, and a copy is what there is.
 
@@ -81,7 +82,7 @@ class OrderHistory:
         """
         self._registry = consumers
         self._database = database
-        self._servers = bootstrap_servers
+        self._kafka = kafka
         self._consumers: dict[int, asyncio.Task[None]] = {}
         # Where the topic ended when a generation was first seen to follow: it has to come as far as that.
         self._targets: dict[int, dict[int, int]] = {}
@@ -125,7 +126,7 @@ class OrderHistory:
             # Once it has ended, for until then it counts; no consumer of this group comes again.
             self._consumers[number].add_done_callback(partial(_forget, store.consumer_of(number)))
         await self._stop(ended | retired)
-        if self._servers:
+        if self._kafka:
             for number in following - self._consumers.keys():
                 self._consumers[number] = asyncio.create_task(self._consumer(number).run())
         is_first = not any(each.active for each in found)
@@ -140,7 +141,7 @@ class OrderHistory:
     def _consumer(self, number: int) -> Consumer:
         return Consumer(
             self._database,
-            bootstrap_servers=self._servers,
+            kafka=self._kafka,
             topics=[TOPIC],
             group=store.consumer_of(number),
             handlers=handlers(number),
@@ -176,11 +177,11 @@ class OrderHistory:
             self._held_up.add(number)
             return False
         self._held_up.discard(number)
-        return not self._servers or await self._has_caught_up(number)
+        return not self._kafka or await self._has_caught_up(number)
 
     async def _has_caught_up(self, number: int) -> bool:
         group = store.consumer_of(number)
-        lags = (await read_lags(self._servers, {group: [TOPIC]}))[group]
+        lags = (await read_lags(self._kafka, {group: [TOPIC]}))[group]
         target = self._targets.setdefault(number, {each.partition: each.end for each in lags})
         # What the topic keeps no longer counts as done: nobody commits behind its beginning.
         reached = all(each.end - each.lag >= target.get(each.partition, 0) for each in lags)

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from chassis.kafka import KafkaCluster
 from chassis.lifecycle import Lifecycle, main
 from chassis.postgres import Database
 from chassis.relay import Relay
@@ -71,7 +72,7 @@ async def program(life: Lifecycle) -> None:
     told = Wiring(**json.loads(sys.argv[1]))
     database = await Database.open(told.dsn, application_name="bench-events")
     life.on_stop(database.close)
-    relay = Relay(database, bootstrap_servers=told.servers, topic=told.topic, owner="bench-events")
+    relay = Relay(database, kafka=KafkaCluster(told.servers), topic=told.topic, owner="bench-events")
     life.start(relay.run(), name="relay")
 
     async def answer(_question: dict[str, Any]) -> dict[str, Any]:

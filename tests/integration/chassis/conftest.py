@@ -14,6 +14,7 @@ from chassis import consumer as consumer_module
 from chassis.cloud_events import to_message
 from chassis.consumer import Consumer, Consumers, Handler
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.outbox import Event, append
 from chassis.postgres import Database, Row, statement
 from tests.integration.chassis.consuming import PLACED, record_effect
@@ -146,7 +147,7 @@ def new_consumer(
     ) -> Consumer:
         return Consumer(
             database,
-            bootstrap_servers=servers,
+            kafka=KafkaCluster(servers),
             topics=[topic],
             group=group,
             handlers={PLACED: handler},

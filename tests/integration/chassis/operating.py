@@ -15,6 +15,7 @@ from chassis.grpc_client import Connection
 from chassis.grpc_server import build_server
 from chassis.identity import Caller, ServiceIdentity, Verifier, new_key_pair
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database, Transaction
 from chassis.projections import ProjectionState, ProjectionStatus
 from sagacity.events.v1 import event_operator_pb2 as pb
@@ -91,7 +92,7 @@ async def opened(database: Database, new_consumer: Any, bootstrap_servers: str) 
         database,
         topic=OUTBOX_TOPIC,
         consumers=consumers,
-        bootstrap_servers=bootstrap_servers,
+        kafka=KafkaCluster(bootstrap_servers),
         projections={"listing": Listing()},
     )
     async with served(operator) as connections:

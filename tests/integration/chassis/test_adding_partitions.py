@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
+from chassis.kafka import KafkaCluster
 from chassis.outbox import OUTBOX_DDL
 from chassis.postgres import Database
 from chassis.relay import Relay
@@ -48,7 +49,7 @@ class World:
         """Publish an event of every key, by a relay that starts for it and stops."""
         for key in KEYS:
             await self._publish(self._source, key, sequence)
-        relay = Relay(self._source, bootstrap_servers=self._servers, topic=self._topic, owner="orders")
+        relay = Relay(self._source, kafka=KafkaCluster(self._servers), topic=self._topic, owner="orders")
         async with self._running(relay):
             assert await relay.drain(DRAIN_SECONDS)
 

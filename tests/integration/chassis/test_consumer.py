@@ -10,6 +10,7 @@ from chassis import consumer as consumer_module
 from chassis import relay as relay_module
 from chassis.consumer import Consumer, ReceivedEvent
 from chassis.consumer_session import Session
+from chassis.kafka import KafkaCluster
 from chassis.outbox import OUTBOX_DDL
 from chassis.postgres import Transaction
 from chassis.relay import Relay
@@ -220,7 +221,7 @@ async def test_events_go_from_one_database_to_another_though_kafka_is_down_at_fi
     broker.prepare()
     database = await open_database(DDL + OUTBOX_DDL)
     consumer = new_consumer(database, servers=broker.bootstrap_servers)
-    relay = Relay(database, bootstrap_servers=broker.bootstrap_servers, topic=topic, owner="orders")
+    relay = Relay(database, kafka=KafkaCluster(broker.bootstrap_servers), topic=topic, owner="orders")
 
     try:
         await publish(database, "a", 1)

@@ -9,6 +9,7 @@ from chassis import consumer as consumer_module
 from chassis.consumer import Consumer, ReceivedEvent
 from chassis.consumer_lag import read_lags
 from chassis.inbox import ConsumerState
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database, Transaction
 from tests.integration.chassis.consuming import (
     DDL,
@@ -49,7 +50,8 @@ async def test_a_paused_consumer_applies_nothing_keeps_its_offsets_and_goes_on_w
     one, two = new_consumer(database), new_consumer(database)
 
     async def behind() -> int:
-        return sum(each.lag for each in (await read_lags(kafka_bootstrap_servers, {group: [topic]}))[group])
+        lags = await read_lags(KafkaCluster(kafka_bootstrap_servers), {group: [topic]})
+        return sum(each.lag for each in lags[group])
 
     async with running(one), running(two):
         await send(("a", 1), ("b", 1))

@@ -14,6 +14,7 @@ from chassis.errors import FaultKind
 from chassis.event_operator import EVENT_OPERATOR_POLICIES, EventOperator
 from chassis.identity import Caller
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.outbox import OUTBOX_DDL
 from sagacity.events.v1 import event_operator_pb2 as pb
 from sagacity.orders.v1 import events_pb2
@@ -167,7 +168,7 @@ async def test_without_kafka_the_lag_is_what_the_database_knows(
         world.database,
         topic=OUTBOX_TOPIC,
         consumers=world.consumers,
-        bootstrap_servers="127.0.0.1:1",
+        kafka=KafkaCluster("127.0.0.1:1"),
         projections={},
     )
     async with served(operator) as connections:

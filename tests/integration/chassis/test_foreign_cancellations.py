@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chassis.consumer import Consumer
+from chassis.kafka import KafkaCluster
 from chassis.outbox import OUTBOX_DDL
 from chassis.relay import Relay
 from tests.integration.chassis.consuming import DDL, effects, until
@@ -55,7 +56,7 @@ async def test_a_relay_goes_on(
 ) -> None:
     left = broken_once(monkeypatch, Relay, "_publish_with")
     database = await open_database(OUTBOX_DDL)
-    relay = Relay(database, bootstrap_servers=kafka_bootstrap_servers, topic=topic, owner="orders")
+    relay = Relay(database, kafka=KafkaCluster(kafka_bootstrap_servers), topic=topic, owner="orders")
     await publish(database, "order-1", 1)
     async with running(relay):
         assert await relay.drain(DRAIN_SECONDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from chassis.consumer_lag import NEVER_COMMITTED, read_lags
+from chassis.kafka import KafkaCluster
 from deploy.local.kafka import EmbeddedBroker
 
 TOPIC = "sagacity.lag.v1"
@@ -29,7 +30,8 @@ async def test_the_lag_of_groups_is_known_on_the_embedded_broker(tmp_path: Path)
         await reader.start()
         await reader.commit({partition: READ})
         await reader.stop()
-        found = await read_lags(servers, {"reader": [TOPIC], "nobody": [TOPIC], "other": ["missing"]})
+        groups = {"reader": [TOPIC], "nobody": [TOPIC], "other": ["missing"]}
+        found = await read_lags(KafkaCluster(servers), groups)
     finally:
         broker.kill()
     assert [(each.committed, each.end, each.lag) for each in found["reader"] if each.end] == [

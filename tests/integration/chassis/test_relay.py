@@ -6,6 +6,7 @@ import pytest
 from chassis import relay as relay_module
 from chassis.cloud_events import from_record
 from chassis.config import ProcessSettings
+from chassis.kafka import KafkaCluster
 from chassis.lifecycle import Lifecycle
 from chassis.outbox import BUCKETS, OUTBOX_DDL, append
 from chassis.postgres import Database
@@ -24,7 +25,7 @@ TOO_LARGE = bytes(2_000_000)
 @pytest.fixture
 def new_relay(kafka_bootstrap_servers: str, topic: str) -> Any:
     def make(database: Database, owner: str = "orders", servers: str = kafka_bootstrap_servers) -> Relay:
-        return Relay(database, bootstrap_servers=servers, topic=topic, owner=owner)
+        return Relay(database, kafka=KafkaCluster(servers), topic=topic, owner=owner)
 
     return make
 

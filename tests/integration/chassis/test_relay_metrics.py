@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from chassis import relay_metrics
 from chassis.config import ProcessSettings
+from chassis.kafka import KafkaCluster
 from chassis.lifecycle import Lifecycle
 from chassis.outbox import OUTBOX_DDL
 from chassis.outbox_backlog import Backlog
@@ -39,7 +40,7 @@ async def test_a_relay_shows_what_waits_and_how_old_it_is_though_kafka_is_away(
     async def waiting() -> float | None:
         return shown("waiting", topic)
 
-    async with running(Relay(database, bootstrap_servers=NOBODY, topic=topic, owner="orders")):
+    async with running(Relay(database, kafka=KafkaCluster(NOBODY), topic=topic, owner="orders")):
         await eventually(waiting, until=lambda number: number == 2)
     age = shown("oldest_age_seconds", topic)
     assert age is not None
@@ -93,7 +94,7 @@ async def test_a_relay_gives_the_alarm_while_a_transaction_holds_the_horizon(
     async def free() -> bool:
         return shown("oldest_transaction_seconds", topic) == 0
 
-    async with running(Relay(database, bootstrap_servers=NOBODY, topic=topic, owner="orders")):
+    async with running(Relay(database, kafka=KafkaCluster(NOBODY), topic=topic, owner="orders")):
         with psycopg.connect(postgres_admin_dsn, dbname=where["name"]) as session:
             session.execute("CREATE TABLE forgotten ()")
             await eventually(alarms, until=lambda number: number == 1)

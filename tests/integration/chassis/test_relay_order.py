@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from chassis import relay as relay_module
 from chassis.cloud_events import from_record
+from chassis.kafka import KafkaCluster
 from chassis.outbox import OUTBOX_DDL, append
 from chassis.postgres import Database
 from chassis.relay import Relay
@@ -31,7 +32,7 @@ SEED = 20_261_121
 @pytest.fixture
 def new_relay(kafka_bootstrap_servers: str, topic: str) -> Any:
     def make(database: Database, owner: str = "orders") -> Relay:
-        return Relay(database, bootstrap_servers=kafka_bootstrap_servers, topic=topic, owner=owner)
+        return Relay(database, kafka=KafkaCluster(kafka_bootstrap_servers), topic=topic, owner=owner)
 
     return make
 
@@ -298,7 +299,7 @@ async def test_a_producer_whose_broker_died_under_it_does_not_go_on_trying(
 
     try:
         await asyncio.to_thread(broker.start)
-        relay = Relay(database, bootstrap_servers=broker.bootstrap_servers, topic=topic, owner="orders")
+        relay = Relay(database, kafka=KafkaCluster(broker.bootstrap_servers), topic=topic, owner="orders")
         async with running(relay):
             assert await relay.drain(DRAIN_SECONDS)
             await eventually(one_sends)

@@ -17,6 +17,7 @@ from chassis.errors import Fault
 from chassis.grpc_client import Connection
 from chassis.grpc_server import Allow, build_server
 from chassis.identity import ServiceIdentity, Verifier, new_key_pair
+from chassis.kafka import KafkaCluster
 from chassis.outbox import OUTBOX_DDL
 from chassis.postgres import statement
 from chassis.relay import Relay
@@ -190,7 +191,7 @@ async def test_an_event_has_a_span_of_its_sending_and_consumers_go_on_with_it(
     with tracing.handed_on(GIVEN):
         await publish(database, "order-1", 1)
     recorded.clear()
-    relay = Relay(database, bootstrap_servers=kafka_bootstrap_servers, topic=topic, owner="orders")
+    relay = Relay(database, kafka=KafkaCluster(kafka_bootstrap_servers), topic=topic, owner="orders")
     async with running(relay):
         assert await relay.drain(DRAIN_SECONDS)
     (record,) = await read_topic(topic, 1)

@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from deploy.local.kafka import ApacheKafka
 from gateway import live as live_module
 from gateway.live import TOPIC, LiveUpdates
@@ -26,7 +27,7 @@ USER = UUID(int=1)
 @asynccontextmanager
 async def following(servers: str) -> AsyncIterator[LiveUpdates]:
     live = LiveUpdates(max_streams=1, max_streams_per_user=1)
-    task = asyncio.create_task(live.follow(servers))
+    task = asyncio.create_task(live.follow(KafkaCluster(servers)))
     try:
         yield live
     finally:

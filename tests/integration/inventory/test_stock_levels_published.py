@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer
 
 from chassis.cloud_events import from_record
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.relay import Relay
 from sagacity.inventory.v1 import events_pb2
 from services.inventory.domain import ProductChange
@@ -36,7 +37,7 @@ async def test_the_relay_publishes_what_the_database_wrote_like_any_event(
     await world.catalogue.update_product("A-1", ProductChange(low_stock_threshold=150))
     await world.adjust("A-1", -51)
     await world.adjust("A-1", 1)
-    relay = Relay(world.database, bootstrap_servers=kafka_bootstrap_servers, topic=topic, owner="inventory")
+    relay = Relay(world.database, kafka=KafkaCluster(kafka_bootstrap_servers), topic=topic, owner="inventory")
     running = asyncio.create_task(relay.run())
     assert await relay.drain(WAIT_SECONDS)
     running.cancel()

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from chassis.barrier import SagaCall
 from chassis.clock import SystemClock
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database, statement
 from chassis.relay import Relay
 from services.orders import rpc
@@ -148,7 +149,7 @@ class HistoryWorld:
     @asynccontextmanager
     async def replica(self) -> AsyncIterator[asyncio.Task[None]]:
         """Run a replica's part of the projection, until the block ends or its task is cancelled."""
-        history = OrderHistory(self.database, bootstrap_servers=self.servers)
+        history = OrderHistory(self.database, kafka=KafkaCluster(self.servers))
         task = asyncio.create_task(history.run())
         try:
             yield task
@@ -177,7 +178,7 @@ async def history_world(dsn: str, servers: str, *, seed: int = 1) -> AsyncIterat
     """Open the world, with a topic that is empty: the events of its orders are published all the time."""
     await empty_topic(servers)
     database = await Database.open(dsn, application_name="orders", max_size=16)
-    relay = Relay(database, bootstrap_servers=servers, topic=TOPIC, owner="orders")
+    relay = Relay(database, kafka=KafkaCluster(servers), topic=TOPIC, owner="orders")
     app = Orders(
         database=database,
         clock=SystemClock(),

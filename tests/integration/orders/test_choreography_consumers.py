@@ -17,6 +17,7 @@ from chassis import consumer as consumer_module
 from chassis.cloud_events import to_message
 from chassis.consumer import Consumer, Handler
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from sagacity.common.v1.money_pb2 import Money
 from sagacity.payments.v1 import events_pb2 as payments_pb2
 from sagacity.users.v1 import events_pb2 as users_pb2
@@ -71,7 +72,7 @@ def consuming(
     async def run(handlers: Mapping[str, Handler]) -> AsyncIterator[None]:
         consumer = Consumer(
             world.database,
-            bootstrap_servers=kafka_bootstrap_servers,
+            kafka=KafkaCluster(kafka_bootstrap_servers),
             topics=[topic],
             group=f"{topic}-group",
             handlers=handlers,

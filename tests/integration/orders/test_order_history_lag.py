@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from chassis.consumer_lag import read_lags
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database
 from services.orders.events import TOPIC
 from services.orders.history.generations import consumer_of
@@ -37,9 +38,9 @@ async def test_a_generation_has_caught_up_only_when_its_group_has_committed_what
 
     await commit(dict.fromkeys(partitions, 0))
     database = await Database.open(new_database("services.orders"), application_name="tests")
-    history = OrderHistory(database, bootstrap_servers=kafka_bootstrap_servers)
+    history = OrderHistory(database, kafka=KafkaCluster(kafka_bootstrap_servers))
     assert not await history._has_caught_up(number)
-    lags = (await read_lags(kafka_bootstrap_servers, {group: [TOPIC]}))[group]
+    lags = (await read_lags(KafkaCluster(kafka_bootstrap_servers), {group: [TOPIC]}))[group]
     await commit({each.partition: each.end for each in lags})
     assert await history._has_caught_up(number)
     await database.close()

@@ -14,6 +14,7 @@ from chassis import consumer as consumer_module
 from chassis.cloud_events import to_message
 from chassis.consumer import Consumer
 from chassis.ids import new_id
+from chassis.kafka import KafkaCluster
 from chassis.postgres import Database
 from services.users.domain import CustomerStatistics, Money
 from services.users.store.statistics import statistics_of_user
@@ -69,7 +70,7 @@ def consuming(
     async def run() -> AsyncIterator[None]:
         consumer = Consumer(
             database,
-            bootstrap_servers=kafka_bootstrap_servers,
+            kafka=KafkaCluster(kafka_bootstrap_servers),
             topics=[topic],
             group=f"{topic}-group",
             handlers=HANDLERS,

@@ -130,3 +130,14 @@ def test_a_consumer_says_whose_it_is_by_the_first_part_of_its_name() -> None:
 def test_without_a_choice_all_contexts_are_asked_and_each_of_a_choice_once() -> None:
     assert chosen(None) == ["users", "inventory", "payments", "orders"]
     assert chosen([ContextName.ORDERS, ContextName.USERS, ContextName.ORDERS]) == ["orders", "users"]
+
+
+def test_a_way_to_kafka_that_contradicts_itself_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAGACITY_KAFKA_PASSWORD", "hunter2")
+    assert run(["events", "tail", "--bootstrap-servers", "127.0.0.1:1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sagacity: SAGACITY_KAFKA_PASSWORD is set, and the security protocol has no SASL")
+    assert said.endswith(" (USAGE)\n")
+    assert "hunter2" not in said

@@ -12,7 +12,7 @@ from orchestrator.__main__ import PARTICIPANTS
 from tests.unit.deploy.k8s.manifests import ROOT, WORKLOADS
 
 # What a package of a process calls or reads when it has to do with Kafka.
-KAFKA_NAMES = {"start_relay", "start_consumer", "kafka_bootstrap_servers"}
+KAFKA_NAMES = {"start_relay", "start_consumer", "kafka"}
 
 
 def sources(module: str) -> list[Path]:
