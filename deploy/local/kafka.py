@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from typing_extensions import override
@@ -134,9 +134,11 @@ class ApacheKafka(_BrokerProcess):
         self._folder.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         self._controller_port = self._controller_port or free_port()
-        self._write_properties()
+        text = "".join(f"{name}={value}\n" for name, value in self.properties().items())
+        self._properties.write_text(text, "utf-8")
         if not (self._data / "meta.properties").is_file():
             command = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_UUID, "-c", str(self._properties)]
+            command += self.format_options()
             done = subprocess.run(  # noqa: S603 - our own command
                 self._java(*command), capture_output=True, check=False, timeout=FORMAT_SECONDS
             )
@@ -162,8 +164,13 @@ class ApacheKafka(_BrokerProcess):
             raise LocalDeployError("Apache Kafka needs Java 17 or later: no java on PATH")
         return [java, HEAP, "-XX:+UseSerialGC", "-cp", f"{self._jars}/*", main_class, *arguments]
 
-    def _write_properties(self) -> None:
-        settings: Mapping[str, object] = {
+    def format_options(self) -> list[str]:
+        """What the storage is formatted with beside its id; none, unless somebody wants more."""
+        return []
+
+    def properties(self) -> dict[str, object]:
+        """The broker's configuration, in the clear; somebody who wants another one adds to it."""
+        return {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@{LOOPBACK}:{self._controller_port}",
@@ -184,7 +191,6 @@ class ApacheKafka(_BrokerProcess):
             "broker.session.timeout.ms": 3000,
             "broker.heartbeat.interval.ms": 500,
         }
-        self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), "utf-8")
 
 
 # Kafka wants the cluster's id as 16 bytes in URL-safe base64.
