@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from tests.unit.deploy.k8s.custom_resources import SCHEMAS
 from tests.unit.deploy.k8s.manifests import OVERLAYS, Document, Manifests, manifests
-from tests.unit.deploy.k8s.variants import ingress_variant
+from tests.unit.deploy.k8s.variants import ingress_variant, kafka_by_tls_variant
 
 pytestmark = pytest.mark.kubectl
 
@@ -48,6 +48,11 @@ def test_three_versions_are_looked_at() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_valid(overlay: str, version: str) -> None:
     assert list(invalid(manifests(overlay).all, version)) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_variant_with_kafka_by_tls_is_valid(version: str, tmp_path: Path) -> None:
+    assert list(invalid(kafka_by_tls_variant(tmp_path).all, version)) == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)

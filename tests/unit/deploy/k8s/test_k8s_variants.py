@@ -15,7 +15,7 @@ from tests.unit.deploy.k8s.variants import dns_variant, ingress_variant
 pytestmark = pytest.mark.kubectl
 
 # The other way in, and what some clusters need beside.
-NOT_IN_PRODUCTION = {"ingress", "node-local-dns"}
+NOT_IN_PRODUCTION = {"ingress", "node-local-dns", "kafka-tls"}
 # NodeLocal DNSCache, Cloud DNS of GKE, and the pods of the first where a plug-in sees those.
 DNS_AT_THE_NODE = ("169.254.20.10/32", "169.254.169.254/32", "kube-system/k8s-app=node-local-dns")
 

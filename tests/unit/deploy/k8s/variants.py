@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.unit.deploy.k8s.manifests import K8S, Manifests, render
+from tests.unit.deploy.k8s.manifests import K8S, Manifests, manifests, render
 
 WITH_INGRESS = """
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -21,16 +21,35 @@ namespace: shop
 resources: [{resources}]
 components: [{components}]
 """
+WITH_KAFKA_BY_TLS = """
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [{k8s}/overlays/production]
+components: [{k8s}/components/kafka-tls]
+"""
 
 
 def ingress_variant(folder: Path) -> Manifests:
     """Return base, policies and the Ingress, rendered from an overlay in this folder."""
     namespace = (K8S / "overlays" / "production" / "namespace.yaml").read_text("utf-8")
     (folder / "namespace.yaml").write_text(namespace.replace("name: sagacity\n", "name: shop\n"), "utf-8")
+    _write(folder, WITH_INGRESS)
+    return Manifests("variant", render(folder), [])
+
+
+def kafka_by_tls_variant(folder: Path, patches: str = "") -> Manifests:
+    """Return production with the component for Kafka by TLS, and `patches` of the overlay over it."""
+    _write(folder, WITH_KAFKA_BY_TLS, patches)
+    production = manifests("production")
+    return Manifests("production", render(folder), production.migrations, production.edge)
+
+
+def _write(folder: Path, text: str, patches: str = "") -> None:
     # kustomize takes no absolute paths.
     k8s = os.path.relpath(K8S, folder.resolve())
-    (folder / "kustomization.yaml").write_text(WITH_INGRESS.format(k8s=k8s), "utf-8")
-    return Manifests("variant", render(folder), [])
+    (folder / "kustomization.yaml").write_text(text.format(k8s=k8s) + patches, "utf-8")
+
+
 
 
 def dns_variant(folder: Path, *, at_the_node: bool = True) -> Manifests:
