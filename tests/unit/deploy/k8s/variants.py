@@ -50,8 +50,6 @@ def _write(folder: Path, text: str, patches: str = "") -> None:
     (folder / "kustomization.yaml").write_text(text.format(k8s=k8s) + patches, "utf-8")
 
 
-
-
 def dns_variant(folder: Path, *, at_the_node: bool = True) -> Manifests:
     """Return base, policies and migrations, rendered from this folder, with DNS at the node or without."""
     rollout, migrations = folder / "rollout", folder / "migrations"
