@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kubectl
 
 SECRET = "kafka-client"
 PAGE = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text("utf-8")
-SECTION = PAGE.split("### Kafka by TLS and password\n")[1].split("\nThen, the first time")[0]
+SECTION = PAGE.split("### Kafka by TLS and password\n")[1].split("\n### ")[0]
 YAML = re.findall(r"^```yaml\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 
 
