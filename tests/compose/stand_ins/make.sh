@@ -96,7 +96,7 @@ otel-collector() {
 
 jaeger() {
   cp -r "$here/jaeger" "$work/jaeger"
-  # 2.13.0, the last one that has a version of the module, stands in for whatever compose.yaml names.
+  # 2.13.0, by the number that the module has.
   sources github.com/jaegertracing/jaeger@v1.76.0 "$work/jaeger-sources"
   program "$work/jaeger-sources" ./cmd/jaeger "$work/jaeger/jaeger"
   build "$work/jaeger" "$(composed jaegertracing/jaeger)"
