@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -72,6 +73,9 @@ def in_ci() -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of the processes that share the tests ports of its own, and of all that it starts."""
+    # A shell's background job ignores it, and so would every child: none of those could be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker:
         # One that takes the place of another that crashed has a higher number than there are workers.
