@@ -17,6 +17,8 @@ processes=(users inventory payments orders orchestrator-1 orchestrator-2 gateway
 # Longer than a container may take to stop and then to be healthy.
 wait_seconds=400
 folder=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=ports.sh
+source "$folder/compose/ports.sh"
 
 anew() { # service, options
   local service=$1
@@ -45,6 +47,7 @@ collector=$("${compose[@]}" --profile obs ps --quiet otel-collector)
 if [ -n "$collector" ]; then
   export OTEL_EXPORTER_OTLP_ENDPOINT=${OTEL_EXPORTER_OTLP_ENDPOINT:-http://otel-collector:4317}
 fi
+keep_ports
 
 case "$direction" in
   forward)

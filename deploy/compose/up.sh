@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts the containers and waits until they are healthy. What runs stays what it is: its release, and whether it sends
-# traces, unless another release is asked for. Called by `make up`.
+# Starts the containers and waits until they are healthy. What runs stays what it is: its release, its ports, and
+# whether it sends traces, unless another is asked for. Called by `make up`.
 #
 #   up.sh tag ASKED COMPOSE...        tells the tag to use: ASKED, else that of what runs, else `local`
 #   up.sh start PROFILES COMPOSE...   starts all containers with the image SAGACITY_TAG; with PROFILES (obs,load) those
-#                                     too, and where all of ours run by SAGACITY_TAG, those alone
+#                                     too, and where all else runs, ours by SAGACITY_TAG, those alone
 #
 # COMPOSE... is the command, with its project and its file.
 set -euo pipefail
@@ -14,11 +14,14 @@ given=${2?the tag that is asked for, or the profiles}
 shift 2
 compose=("$@")
 processes=(users inventory payments orders orchestrator-1 orchestrator-2 gateway-1 gateway-2)
+others=(proxy kafka users-database orders-database payments-database inventory-database sagas-database)
 obs=(prometheus grafana otel-collector jaeger)
 load=(locust)
 collector=http://otel-collector:4317
 # Longer than the first start of all takes on a small machine.
 wait_seconds=600
+# shellcheck source=ports.sh
+source "$(dirname "$0")/ports.sh"
 
 # The containers of ours that run, and the tags of their images, each once.
 running=$("${compose[@]}" ps --quiet "${processes[@]}")
@@ -47,6 +50,13 @@ endpoint() {
     sed -n 's/^OTEL_EXPORTER_OTLP_ENDPOINT=//p'
 }
 
+# Whether all that belongs to no profile runs, ours by the release that is asked for.
+all_run() {
+  local standing
+  standing=$("${compose[@]}" ps --quiet "${processes[@]}" "${others[@]}")
+  [ "$tags" = "$SAGACITY_TAG" ] && [ "$(wc -l <<<"$standing")" -eq "$((${#processes[@]} + ${#others[@]}))" ]
+}
+
 up() { # options and services
   "${compose[@]}" "${profiles[@]}" up --detach --no-build --wait --wait-timeout "$wait_seconds" "$@"
 }
@@ -62,14 +72,13 @@ start() {
       *) echo "up: PROFILES=obs,load, and not $profile" >&2 && return 2 ;;
     esac
   done
-  if [ -n "$running" ]; then
-    traces=$(endpoint)
-  elif [[ ",$given," == *,obs,* ]]; then
-    traces=$collector
-  fi
+  if [ -n "$running" ]; then traces=$(endpoint); fi
+  # By another release ours are made anew in any case. Those of this one get it from a roll: one variable more would make
+  # all of them anew at once.
+  if [[ ",$given," == *,obs,* ]] && [ "$tags" != "$SAGACITY_TAG" ]; then traces=${traces:-$collector}; fi
   if [ -n "$traces" ]; then export OTEL_EXPORTER_OTLP_ENDPOINT=${OTEL_EXPORTER_OTLP_ENDPOINT:-$traces}; fi
-  # One variable more would make all of ours anew at once, so they get it from a roll.
-  if [ "${#theirs[@]}" -gt 0 ] && [ "$tags" = "$SAGACITY_TAG" ] && [ "$(wc -l <<<"$running")" -eq "${#processes[@]}" ]; then
+  keep_ports
+  if [ "${#theirs[@]}" -gt 0 ] && all_run; then
     up --no-deps "${theirs[@]}"
   else
     up --remove-orphans

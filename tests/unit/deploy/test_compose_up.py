@@ -22,7 +22,9 @@ OURS = [
     for name, service in SERVICES.items()
     if service["image"].startswith("sagacity:") and service["restart"] != "no"
 ]
-ALL = " ".join(OURS)
+ALL = " ".join(
+    name for name, service in SERVICES.items() if service["restart"] != "no" and "profiles" not in service
+)
 COLLECTOR = "http://otel-collector:4317"
 SCRIPT_SECONDS = 30
 
@@ -35,7 +37,7 @@ def docker(tmp_path: Path) -> Docker:
 def up(docker: Docker) -> tuple[str, str, str]:
     """Return the release, where traces go and the options and services, of the one `up` that was made."""
     (call,) = docker.calls(" up ")
-    found = re.fullmatch(r"tag=(\S*) traces=(\S*) compose .*?compose\.yaml (.*)", call)
+    found = re.fullmatch(r"tag=(\S*) traces=(\S*) port=\S* compose .*?compose\.yaml (.*)", call)
     assert found, call
     return found[1], found[2], re.sub(r"up --detach --no-build --wait --wait-timeout \d+ ", "up ", found[3])
 
@@ -72,14 +74,23 @@ def test_a_profile_beside_what_runs_starts_what_is_its_own(docker: Docker) -> No
     assert "make roll" not in done.stdout
 
 
-def test_a_profile_beside_what_runs_in_part_starts_the_rest_too(docker: Docker) -> None:
-    docker.make("up", "PROFILES=obs", RUNNING="users orders")
-    assert up(docker) == ("there", "", "--profile obs up --remove-orphans")
+@pytest.mark.parametrize("name", ALL.split())
+def test_a_profile_beside_what_runs_in_part_starts_the_rest_too(docker: Docker, name: str) -> None:
+    rest = " ".join(one for one in ALL.split() if one != name)
+    docker.make("up", "PROFILES=obs", RUNNING=rest)
+    assert up(docker) == ("there", "", "--profile obs up --remove-orphans"), "what runs is not made anew"
 
 
-def test_another_release_is_started_where_it_is_asked_for(docker: Docker) -> None:
+def test_another_release_is_started_where_it_is_asked_for_and_sends_traces_where_something_takes_them(
+    docker: Docker,
+) -> None:
     docker.make("up", "TAG=there", "PROFILES=obs", RUNNING=ALL, RUNS="before")
-    assert up(docker) == ("there", "", "--profile obs up --remove-orphans")
+    assert up(docker) == ("there", COLLECTOR, "--profile obs up --remove-orphans")
+    docker.make("up", "TAG=there", "PROFILES=load", RUNNING=ALL, RUNS="before")
+    assert up(docker) == ("there", "", "--profile load up --remove-orphans")
+    elsewhere = "http://collector.example:4317"
+    docker.make("up", "TAG=there", "PROFILES=obs", RUNNING=ALL, RUNS="before", TRACES=elsewhere)
+    assert up(docker) == ("there", elsewhere, "--profile obs up --remove-orphans")
 
 
 def test_nobody_guesses_which_release_it_is_where_two_of_them_run(docker: Docker) -> None:
@@ -102,6 +113,7 @@ def test_the_script_knows_what_the_file_has() -> None:
     script = (FOLDER / "up.sh").read_text("utf-8")
     listed = {name: names.split() for name, names in re.findall(r"^(\w+)=\(([^)]*)\)$", script, re.MULTILINE)}
     assert sorted(listed["processes"]) == sorted(OURS)
+    assert sorted(listed["processes"] + listed["others"]) == sorted(ALL.split())
     for profile in ("obs", "load"):
         theirs = [name for name, service in SERVICES.items() if service.get("profiles") == [profile]]
         assert sorted(listed[profile]) == sorted(theirs)
