@@ -31,7 +31,7 @@ LOAD_VENV := .venv-load
 LOAD_STAMP := $(LOAD_VENV)/.installed
 
 .PHONY: help run demo sagacity test chaos lint fmt gen golden release-protos release lock migrate bench bench-engine bench-events load \
-	image image-there secrets mounted up up-as roll roll-back down test-compose
+	image image-there secrets mounted same-secrets up up-as roll roll-back down test-compose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -155,22 +155,26 @@ image-there:
 	@$(if $(findstring load,$(PROFILES)),$(call there,sagacity-load,docker build --file deploy/compose/load.Dockerfile --tag sagacity-load:$(TAG) .))
 
 secrets: $(STAMP) ## make the secrets of the containers that are missing, in deploy/secrets
-	@$(BIN)/python -m deploy.compose.make_secrets $(if $(SAGACITY_SECRETS),"$$(cd deploy && realpath -m -- '$(SAGACITY_SECRETS)')")
+	@$(BIN)/python -m deploy.compose.make_secrets $${SAGACITY_SECRETS:+"$$SAGACITY_SECRETS"}
 
 # What is mounted from here can be read by whoever a container's process is.
 mounted:
 	@deploy/compose/readable.sh
 
-up: mounted secrets ## everything in containers, until it is healthy; what runs keeps its release (TAG=1.2.3, PROFILES=obs,load)
+# What databases run with is not replaced by a second set.
+same-secrets:
+	@deploy/compose/same_secrets.sh $(PROJECT)
+
+up: mounted same-secrets secrets ## everything in containers, until it is healthy; what runs keeps its release (TAG=1.2.3, PROFILES=obs,load)
 	@tag=$$(deploy/compose/up.sh tag "$(ASKED)" $(PROJECT)) && $(MAKE) --no-print-directory up-as TAG="$$tag"
 
 up-as: image-there
 	@SAGACITY_TAG=$(TAG) deploy/compose/up.sh start "$(PROFILES)" $(PROJECT)
 
-roll: mounted secrets image-there ## TAG's release, container by container, while orders are placed (TAG=1.2.4)
+roll: mounted same-secrets secrets image-there ## TAG's release, container by container, while orders are placed (TAG=1.2.4)
 	@SAGACITY_TAG=$(TAG) deploy/compose/roll.sh forward $(PROJECT)
 
-roll-back: mounted secrets image-there ## the release before, the other way round, on the schema as it is (TAG=1.2.3)
+roll-back: mounted same-secrets secrets image-there ## the release before, the other way round, on the schema as it is (TAG=1.2.3)
 	@SAGACITY_TAG=$(TAG) deploy/compose/roll.sh back $(PROJECT)
 
 down: ## stop the containers and remove them; their data stays (ARGS=--volumes deletes it)

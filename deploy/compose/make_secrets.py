@@ -1,5 +1,7 @@
 """Makes the secrets of the containers: `python -m deploy.compose.make_secrets [FOLDER]`, `make secrets`.
 
+FOLDER is meant as Compose reads SAGACITY_SECRETS: from `deploy`.
+
 Each is a file, random, and made once: what is there is kept, for databases know the passwords that they were
 made with.
 """
@@ -16,7 +18,7 @@ from deploy.local.errors import LocalDeployError
 from deploy.local.programs import PROGRAMS, make_secrets
 from deploy.local.secret_files import SecretFiles
 
-FOLDER = Path(__file__).resolve().parents[1] / "secrets"
+DEPLOY = Path(__file__).resolve().parents[1]
 # A container's process is not who made the file, and has to read it. On the host nobody gets that far: only
 # their owner may enter the folder.
 FILE_MODE = 0o444
@@ -55,8 +57,12 @@ def _make_role(secrets: SecretFiles, database: str, role: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing and return the exit code: 0, or 1 with one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m deploy.compose.make_secrets", description=main.__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help=f"default: {FOLDER.name} beside")
-    folder: Path = parser.parse_args(arguments).folder
+    parser.add_argument("folder", nargs="?", default="secrets", help="default: %(default)s")
+    given: str = parser.parse_args(arguments).folder
+    if not given:
+        sys.stderr.write("the folder of the secrets has an empty name\n")
+        return 1
+    folder = (DEPLOY / given).resolve()
     try:
         make_all(folder)
     except LocalDeployError as error:

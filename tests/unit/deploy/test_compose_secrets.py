@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from deploy.compose.make_secrets import DATABASES, main, make_all
+from deploy.compose.make_secrets import DATABASES, DEPLOY, main, make_all
+from tests.unit.deploy.noted_docker import Docker
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -62,3 +65,71 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(
     blocked.write_text("here already", "utf-8")
     assert main([str(blocked / "secrets")]) == 1
     assert capsys.readouterr().err == f"the folder {blocked / 'secrets'} cannot be made: Not a directory\n"
+
+
+def test_a_folder_is_meant_from_deploy_as_compose_means_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "secrets"
+    assert main([os.path.relpath(folder, DEPLOY)]) == 0
+    assert capsys.readouterr().out == f"the secrets are in {folder}\n"
+    assert contents(folder)
+
+
+def test_a_folder_without_a_name_is_one_sentence_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([""]) == 1
+    assert capsys.readouterr().err == "the folder of the secrets has an empty name\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    (said,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    return said
+
+
+@pytest.mark.parametrize("target", ["up", "roll", "roll-back"])
+def test_other_secrets_than_the_databases_have_are_refused_and_no_second_set_is_made(
+    tmp_path: Path, target: str
+) -> None:
+    docker = Docker(tmp_path / "bin")
+    theirs = tmp_path / "the one"
+    theirs.mkdir()
+    other = str(tmp_path / "another")
+    done = docker.make(
+        target, "TAG=there", RUNNING="orders-database", MOUNTED=str(theirs), SAGACITY_SECRETS=other
+    )
+    assert done.returncode != 0
+    assert f"from {theirs}, and {other} is not that folder" in sentence(done)
+    assert docker.calls("python") == docker.calls(" up ") == docker.calls(" run ") == []
+
+
+def test_a_folder_of_secrets_that_is_gone_is_not_made_again_beside_databases(tmp_path: Path) -> None:
+    docker = Docker(tmp_path / "bin")
+    gone = str(tmp_path / "gone")
+    done = docker.make("up", RUNNING="orders-database", MOUNTED=gone, SAGACITY_SECRETS=gone)
+    assert done.returncode != 0
+    assert "put that folder back" in sentence(done)
+    assert docker.calls("python") == []
+
+
+def test_the_same_secrets_by_another_name_are_the_same(tmp_path: Path) -> None:
+    docker = Docker(tmp_path / "bin")
+    theirs, name = tmp_path / "the one", tmp_path / "name"
+    theirs.mkdir()
+    name.symlink_to(theirs)
+    for given in (str(name), os.path.relpath(theirs, DEPLOY)):
+        done = docker.make(
+            "up", RUNNING="orders-database", MOUNTED=f"/host_mnt{theirs}", SAGACITY_SECRETS=given
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_where_no_container_is_the_secrets_may_be_anywhere(tmp_path: Path) -> None:
+    docker = Docker(tmp_path / "bin")
+    done = docker.make("up", MOUNTED="/nowhere", SAGACITY_SECRETS=str(tmp_path / "first"))
+    assert done.returncode == 0, done.stderr
+    assert len(docker.calls("make_secrets")) == 1
