@@ -78,6 +78,16 @@ class Backups:
         self.run(LOG, "pg_basebackup")
 
     @property
+    def data_folder(self) -> Path:
+        """The server's data folder."""
+        return self.server.data_dir / "pgdata"
+
+    @property
+    def put_aside(self) -> list[Path]:
+        """The data folders of before, which a restore has put aside."""
+        return sorted(self.server.data_dir.glob("pgdata.*"))
+
+    @property
     def bases(self) -> list[Path]:
         """The base backups, the oldest first."""
         return sorted(self.folder.glob("base-*"))
@@ -93,11 +103,16 @@ class Backups:
             for statement in filter(str.strip, statements.split(";\n")):
                 admin.execute(statement.encode())
 
+    def end_the_server(self) -> None:
+        """Stop the server, then the receiver; the data folder is there, with all that was committed."""
+        self.server.stop()
+        self.stop_receiving()
+
     def lose_everything(self) -> None:
         """The server dies at once, and its data folder is gone."""
         self.server.kill()
         self.stop_receiving()
-        shutil.rmtree(self.server.data_dir / "pgdata")
+        shutil.rmtree(self.data_folder)
 
     def stop_receiving(self) -> None:
         """End the receiver: commits would wait for ever where the server still ran."""
@@ -129,7 +144,7 @@ class Backups:
         assert AS_FAR_AS_IT_GOES in settings
         if until:
             settings = settings.replace(AS_FAR_AS_IT_GOES, f"recovery_target_time = '{until}'")
-        with (self.server.data_dir / "pgdata" / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+        with (self.data_folder / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
             file.write(settings)
 
     def timeline(self) -> int:
@@ -175,7 +190,7 @@ class Backups:
             **ENVIRONMENT,
             "PATH": os.pathsep.join((str(find_binaries()), ENVIRONMENT["PATH"])),
             "DSN": self.server.admin_dsn,
-            "PGDATA": str(self.server.data_dir / "pgdata"),
+            "PGDATA": str(self.data_folder),
             "SERVER_USER": str(os.geteuid() if run_as is None else run_as),
         }
 

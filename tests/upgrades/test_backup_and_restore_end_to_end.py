@@ -1,4 +1,4 @@
-"""Databases that are lost and restored: to the last commit, to a moment, and one of them alone.
+"""Databases that are restored: all to the last commit or to a moment, and one of them alone.
 
 One suite goes through all of it; each test begins with what the one before has left, healed.
 """
@@ -112,7 +112,7 @@ async def test_all_databases_go_back_to_one_moment_and_kafka_is_cut_to_it(
     after = len((await read_books(suite)).orders)
     for name in reversed(suite.names):
         await suite.stop_process(name)
-    await asyncio.to_thread(backups.lose_everything)
+    await asyncio.to_thread(backups.end_the_server)
     await backups.restore(until=moment)
     before = await read_books(suite)
     lost = {event for event in before.events if event.sequence > before.facts.get(event[:2], 0)}

@@ -13,7 +13,7 @@ import pytest
 from deploy.local.errors import LocalDeployError
 from deploy.local.postgres import LocalPostgres
 from tests.e2e.eventually import eventually
-from tests.upgrades.backups import FULL, KEEP, Backups
+from tests.upgrades.backups import FULL, KEEP, RESTORE, Backups
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -55,22 +55,25 @@ def send(server: LocalPostgres, statement: str, *values: str) -> None:
         connection.execute(statement.encode(), values)
 
 
-async def lose_and_go_back_to_a_moment(backups: Backups) -> None:
-    """What was told before the moment is there again, and what was told later is not."""
+async def go_back_to_a_moment(backups: Backups) -> None:
+    """What was told before the moment is there again, and what was told later is put aside."""
     await asyncio.to_thread(backups.take_base)
     tell(backups, "before")
     moment = backups.now()
     tell(backups, "later", "latest")
-    backups.lose_everything()
+    backups.end_the_server()
     await backups.restore(until=moment)
     assert backups.value(TOLD) == "before"
+    (old,) = backups.put_aside
+    assert (old / "PG_VERSION").exists()
+    assert not (old / "recovery.signal").exists()
 
 
 async def test_what_follows_a_restore_to_a_moment_is_there_after_the_next_loss(
     backups: Backups, tmp_path: Path
 ) -> None:
     """The moment is taken out of the settings, which the next base backup copies."""
-    await lose_and_go_back_to_a_moment(backups)
+    await go_back_to_a_moment(backups)
     assert backups.value(LEFT_IN_THE_FILES) == "None"
     again = Backups(backups.server, tmp_path / "second")
     try:
@@ -101,16 +104,30 @@ async def test_a_moment_after_the_last_commit_is_refused_and_nothing_is_lost_by_
     await asyncio.to_thread(backups.take_base)
     tell(backups, "before")
     moment = backups.now()
-    backups.lose_everything()
+    backups.end_the_server()
     backups.put_back(moment)
     with pytest.raises(LocalDeployError):
         await backups.recover()
     backups.server.stop()
     assert "recovery ended before configured recovery target was reached" in backups.server.log.read_text()
-    settings = backups.server.data_dir / "pgdata" / "postgresql.auto.conf"
+    settings = backups.data_folder / "postgresql.auto.conf"
     settings.write_text(settings.read_text("utf-8").replace(f"'{moment}'", "''"), "utf-8")
     await backups.recover()
     assert backups.value(TOLD) == "before"
+
+
+async def test_a_data_folder_that_cannot_be_moved_is_emptied_and_filled(backups: Backups) -> None:
+    """As a mount point, which is the same folder before and after."""
+    await asyncio.to_thread(backups.take_base)
+    tell(backups, "before")
+    backups.end_the_server()
+    mounted = backups.data_folder.stat().st_ino
+    backups.run(RESTORE, "-mindepth 1")
+    assert (backups.folder / "aside" / "PG_VERSION").exists()
+    await backups.restore()
+    assert backups.value(TOLD) == "before"
+    assert backups.data_folder.stat().st_ino == mounted
+    assert backups.put_aside == []
 
 
 async def test_the_oldest_bases_go_and_the_log_that_no_base_needs(backups: Backups) -> None:
