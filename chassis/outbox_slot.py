@@ -5,10 +5,9 @@ The outbox itself tells nothing then: what was published stays in it for a day.
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
-from chassis.errors import Fault
+from chassis.looks import Look
 from chassis.metric_catalogue import SERVICES
 from chassis.outbox_backlog import backlog
 from chassis.postgres import Database, statement
@@ -113,11 +112,11 @@ async def read(database: Database, name: str) -> Slot:
 
 async def watch(database: Database, topic: str) -> None:
     """Shows slot and horizon of a database's outbox until it is cancelled."""
+    look, horizon_look = Look("slot of the outbox"), Look("horizon of the outbox")
     horizon = OutboxWatch(topic)
     stall = Stall()
     while True:
-        # A database that is away says nothing; the gauges stay as they were.
-        with suppress(Fault):
+        with look.may_fail():
             slot = await read(database, name_of(topic))
             ACTIVE.labels(topic).set(slot.active)
             if slot.behind_bytes is not None:
@@ -125,5 +124,6 @@ async def watch(database: Database, topic: str) -> None:
             # After the slot: an event that moved it meanwhile is one that the next look sees move it.
             (last,) = await database.fetch(_NEWEST, {})
             STALLED_SECONDS.labels(topic).set(stall.seconds(slot.confirmed, last["newest"], time.monotonic()))
+        with horizon_look.may_fail():
             horizon.show_horizon(await backlog(database))
         await asyncio.sleep(REFRESH_SECONDS)

@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from contextlib import suppress
 
 import structlog
 
-from chassis.errors import Fault
+from chassis.looks import Look
 from chassis.metric_catalogue import SERVICES
 from chassis.outbox_backlog import Backlog, backlog
 from chassis.postgres import Database
@@ -101,10 +100,10 @@ class OutboxWatch:
 
 async def watch(database: Database, topic: str) -> None:
     """Shows the state of a database's outbox until it is cancelled."""
+    look = Look("outbox")
     outbox = OutboxWatch(topic)
     while True:
-        # A database that is away says nothing; the gauges stay as they were.
         asked_at = time.monotonic()
-        with suppress(Fault):
+        with look.may_fail():
             outbox.show(await backlog(database))
         await asyncio.sleep(max(REFRESH_SECONDS, (time.monotonic() - asked_at) / MAX_SHARE))
