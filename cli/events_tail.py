@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 import typer
 
-from chassis.config import ProcessSettings, SettingsError, environment, variables
+from chassis.config import ProcessSettings, SettingsError, variables
 from chassis.kafka import KafkaCluster
 from cli.connection import data_dir
 from cli.event_payloads import TOPICS, SeenEvent
@@ -134,27 +134,22 @@ def _kafka(given: str | None) -> KafkaCluster:
     """Where Kafka is, and how it is spoken to.
 
     Raises:
-        CommandError: USAGE where nobody says where it is, or a setting is wrong.
+        CommandError: USAGE where nobody says where it is, or not as an address, or a setting is wrong.
     """
-    servers = _servers(given)
     try:
-        return OperatorSettings.read().model_copy(update={"kafka_bootstrap_servers": servers}).kafka
+        settings = OperatorSettings.read()
+        servers = given or settings.kafka_bootstrap_servers or _left_by_make_run()
+        _require_servers(servers)
+        return settings.model_copy(update={"kafka_bootstrap_servers": servers}).kafka
     except SettingsError as error:
         raise usage(str(error)) from None
 
 
-def _servers(given: str | None) -> str:
-    """Where Kafka is.
-
-    Raises:
-        CommandError: USAGE where nobody says, or not as an address.
-    """
-    servers = given or environment().get(SERVERS_VARIABLE) or _left_by_make_run()
+def _require_servers(servers: str) -> None:
     if not servers:
         raise usage(f"where is Kafka? Name it by --bootstrap-servers or {SERVERS_VARIABLE}")
     if not _SERVERS.fullmatch(servers):
         raise usage(f"{safe(servers)[:80]!r} does not name Kafka's servers: write them as HOST:PORT,...")
-    return servers
 
 
 def _left_by_make_run() -> str:

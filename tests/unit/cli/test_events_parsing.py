@@ -106,6 +106,30 @@ def test_without_a_broker_tail_says_how_to_name_one(
     assert "SAGACITY_KAFKA_BOOTSTRAP_SERVERS" in said
 
 
+@pytest.mark.parametrize(
+    "name", ["SAGACITY_KAFKA_BOOTSTRAP_SERVERS", "SAGACITY_OPERATOR_KAFKA_BOOTSTRAP_SERVERS"]
+)
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_tail_is_told_of_the_broker_as_every_process_is(
+    *,
+    name: str,
+    in_a_file: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "told").write_text("told\n")
+    # What `make run` left is asked last.
+    (tmp_path / "kafka-bootstrap-servers").write_text("left")
+    monkeypatch.setenv("SAGACITY_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("SAGACITY_KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    monkeypatch.setenv(f"{name}_FILE" if in_a_file else name, str(tmp_path / "told") if in_a_file else "told")
+    assert run(["events", "tail"]) == 2
+    assert "'told' does not name Kafka's servers" in capsys.readouterr().err
+    assert run(["events", "tail", "--bootstrap-servers", "given"]) == 2
+    assert "'given' does not name Kafka's servers" in capsys.readouterr().err
+
+
 def test_each_context_is_where_its_variable_says_or_where_make_run_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
