@@ -50,8 +50,7 @@ async def open_database(
 ) -> Database:
     """Open the pool of this process's database and see that it answers; it is closed at the stop.
 
-    Its server's replication slots and standbys are watched until then. `max_size` and `patience_seconds` are
-    those of `Database.open`.
+    `max_size` and `patience_seconds` are those of `Database.open`.
 
     Raises:
         SettingsError: the DSN is not set.
@@ -65,15 +64,15 @@ async def open_database(
     )
     life.on_stop(database.close)
     await database.ping()
-    life.start(replication_slots.watch(database), name="replication slots")
     return database
 
 
 async def start_readiness(life: Lifecycle, settings: ProcessSettings, server: Server) -> None:
-    """Let the server say whether this process's database answers, until the stop begins.
+    """Let the server say, until the stop begins, whether this process's database answers; watch its server.
 
-    By a connection of its own: a pool that is busy is no outage, and a replica that is taken out for its load
-    leaves it to the others, which are taken out next.
+    By a connection of their own: a pool that is busy is no outage, and a replica that is taken out for its
+    load leaves it to the others, which are taken out next. And commits that wait for a standby, which the
+    watch is to tell of, hold all connections of the pool.
 
     Raises:
         SettingsError: the DSN is not set.
@@ -85,6 +84,7 @@ async def start_readiness(life: Lifecycle, settings: ProcessSettings, server: Se
         patience_seconds=PING_SECONDS,
     )
     life.on_stop(database.close)
+    life.start(replication_slots.watch(database), name="replication slots")
     life.start(Readiness(database.ping, server.tell_readiness).run(life.stopping), name="readiness")
 
 

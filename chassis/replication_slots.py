@@ -1,15 +1,13 @@
 """What a process shows of its database's server: who receives its log, and whether commits wait for that.
 
 A slot keeps the log for its reader while that is away, until the disk is full; and a standby that commits
-wait for stops every order when it is gone. Each process looks by itself: databases may be on several servers.
+wait for stops every order when it is gone, or has no room. Each process looks by itself: databases may be on
+several servers.
 """
 
 import asyncio
-import re
-from collections.abc import Collection
-from contextlib import suppress
 
-from chassis.errors import Fault
+from chassis.looks import Look
 from chassis.metric_catalogue import SERVERS
 from chassis.postgres import Database, statement
 from chassis.telemetry import gauge
@@ -30,12 +28,12 @@ KEPT_BYTES = gauge(
     of=SERVERS,
     look="grows for minutes: its reader is away or too slow, and the disk will be full",
 )
-STANDBYS_MISSING = gauge(
-    "sagacity_synchronous_standbys_missing",
-    "Standbys that every commit waits for (`synchronous_standby_names`) and that are not connected.",
+COMMITS_WAITING = gauge(
+    "sagacity_commits_waiting",
+    "Commits that have waited for a synchronous standby for more than a second; replicas of a service agree.",
     "database",
     of=SERVERS,
-    look="alarm at any: no order is accepted until they are back",
+    look="alarm at any for minutes: no order is accepted until the standby is back",
 )
 # Everybody may see the slots. One of a base backup is gone with it, under a name that never comes again.
 _SLOTS = statement(
@@ -46,44 +44,33 @@ _SLOTS = statement(
     FROM pg_replication_slots WHERE NOT temporary
     """,
 )
-# Nor are the names of those that are connected anybody's secret; who of them is synchronous is.
-_STANDBYS = statement(
-    "synchronous_standbys",
+# What a session waits for, its own role may see. Where the standby is well, a commit waits for a moment; one
+# that is connected and acknowledges nothing is no help.
+_COMMITS = statement(
+    "commits_waiting",
     """
-    SELECT current_database() AS database, current_setting('synchronous_standby_names') AS wanted,
-        ARRAY(SELECT application_name FROM pg_stat_replication) AS connected
+    SELECT current_database() AS database, count(*) AS waiting
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'SyncRep'
+        AND clock_timestamp() - query_start > interval '1 second'
     """,
 )
-_COUNTED_FORM = re.compile(r"(?:(?:any|first)\s+)?(\d+)\s*\((.*)\)", re.IGNORECASE | re.DOTALL)
-
-
-def missing_standbys(wanted: str, connected: Collection[str]) -> int:
-    """Counts the standbys that commits wait for in vain.
-
-    Args:
-        wanted: `synchronous_standby_names`: empty, a list of names, or one in `ANY n (...)`, `FIRST n (...)`,
-            `n (...)`; `*` is any name.
-        connected: The names of the standbys that are there.
-    """
-    if not wanted.strip():
-        return 0
-    form = _COUNTED_FORM.fullmatch(wanted.strip())
-    count, listed = (int(form[1]), form[2]) if form else (1, wanted)
-    names = {name.strip().strip('"').lower() for name in listed.split(",")}
-    there = sum("*" in names or name.lower() in names for name in connected)
-    return max(0, count - there)
 
 
 async def watch(database: Database) -> None:
-    """Shows slots and standbys of a database's server until it is cancelled."""
+    """Shows slots, and commits that wait, until it is cancelled.
+
+    Args:
+        database: A connection that writes nothing: commits that wait hold those that do.
+    """
+    slots, commits = Look("replication slots"), Look("commits that wait")
     known: set[str] = set()
     while True:
-        # A database that is away says nothing; the gauges stay as they were.
-        with suppress(Fault):
+        with slots.may_fail():
             known = await _show_slots(database, known)
-            (row,) = await database.fetch(_STANDBYS, {})
-            missing = missing_standbys(row["wanted"], row["connected"])
-            STANDBYS_MISSING.labels(row["database"]).set(missing)
+        with commits.may_fail():
+            (row,) = await database.fetch(_COMMITS, {})
+            COMMITS_WAITING.labels(row["database"]).set(row["waiting"])
         await asyncio.sleep(REFRESH_SECONDS)
 
 

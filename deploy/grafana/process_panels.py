@@ -256,10 +256,10 @@ _REPLICATION: Final = Row(
             alert="SagacityReplicationSlotUnread",
         ),
         graph(
-            "Synchronous standbys that are missing",
+            "Commits that wait for a standby",
             "short",
-            "Above 0 every commit waits, and no order is accepted.",
-            (f"max by (database) (sagacity_synchronous_standbys_missing{{{_CHOSEN}}})", "{{database}}"),
+            "For more than a second. Above 0 for minutes: no order is accepted.",
+            (f"max by (database) (sagacity_commits_waiting{{{_CHOSEN}}})", "{{database}}"),
             alert="SagacityCommitsWait",
         ),
     ),

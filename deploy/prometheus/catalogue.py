@@ -43,7 +43,7 @@ SECTIONS: Final[Sequence[tuple[str, tuple[str, ...]]]] = (
     ("Orders that are called off by themselves", ("sagacity_cancellations_", "sagacity_provider_refunds_")),
     (
         "Databases",
-        ("sagacity_pool_", "sagacity_statement_", "sagacity_replication_", "sagacity_synchronous_"),
+        ("sagacity_pool_", "sagacity_statement_", "sagacity_replication_", "sagacity_commits_"),
     ),
     ("Traces", ("sagacity_trace_",)),
     ("Processes", ("sagacity_build_", "sagacity_event_loop_", "process_", "python_")),

@@ -29,6 +29,12 @@ class Standby:
         while self._connection.flush():
             pass
 
+    def acknowledge(self, place: int) -> None:
+        """Say that the log is on disk here up to this place."""
+        self._connection.put_copy_data(b"r" + struct.pack("!qqqqB", place, place, place, 0, 0))
+        while self._connection.flush():
+            pass
+
     def close(self) -> None:
         """Go away."""
         self._connection.finish()

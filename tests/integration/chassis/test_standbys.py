@@ -1,24 +1,35 @@
-"""What services see of those who receive their server's log: a held horizon, slots, missing standbys."""
+"""What services see of those who receive their server's log: a held horizon, slots, commits that wait."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from typing import Any
 
+import grpc.aio
 import psycopg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
-from chassis import replication_slots
+from chassis import outbox_slot, readiness, replication_slots
+from chassis.errors import Fault
+from chassis.grpc_server import build_server
+from chassis.identity import Verifier, new_key_pair
+from chassis.lifecycle import Lifecycle
 from chassis.outbox import OUTBOX_DDL
 from chassis.outbox_backlog import backlog
-from chassis.postgres import Database
-from chassis.replication_slots import missing_standbys
+from chassis.postgres import Database, Transaction, statement
+from chassis.process import start_readiness
+from chassis.readiness import READINESS_SERVICE
 from chassis.telemetry import REGISTRY
 from deploy.local.postgres import Access, LocalPostgres
+from services.inventory.config import InventorySettings
 from tests.e2e.eventually import eventually
 from tests.integration.chassis.standing_by import NOTHING, Standby
 
 SLOT = "archive"
+TOPIC = "sagacity.refused.v1"
 SLOTS = "FROM pg_replication_slots WHERE NOT temporary"
 NEXT = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
@@ -163,56 +174,126 @@ async def test_slots_are_shown_while_they_are_there_and_whether_somebody_reads_t
         await asyncio.wait({watching})
 
 
+WRITE = statement("written", "SELECT pg_logical_emit_message(true, 'test', 'x')")
+
+
+async def write(transaction: Transaction) -> None:
+    await transaction.fetch(WRITE, {})
+
+
+async def looks_at_commits() -> float:
+    return value("statement_seconds_count", statement="commits_waiting") or 0.0
+
+
+def want(admin: psycopg.Connection[Any], standby: str) -> None:
+    admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'".encode())
+    admin.execute("SELECT pg_reload_conf()")
+
+
+@asynccontextmanager
+async def process(access: Access) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
+    """What a process has of this beside its pool; yields whether it says that it is ready."""
+    server = build_server(
+        domain="sagacity.test", policies={}, verifier=Verifier({"keys": [new_key_pair("gateway")[1]]})
+    )
+    async with asyncio.TaskGroup() as group:
+        life = Lifecycle(group)
+        await start_readiness(life, InventorySettings(database_dsn=SecretStr(access.service_dsn)), server)
+        port = await server.start("127.0.0.1:0")
+        life.on_stop(server.stop)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+            async def is_ready() -> bool:
+                request = health_pb2.HealthCheckRequest(service=READINESS_SERVICE)
+                answer = await health_pb2_grpc.HealthStub(channel).Check(request)
+                return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+            try:
+                yield is_ready
+            finally:
+                life.stopping.set()
+                await life.drain()
+
+
 @pytest.mark.integration
-async def test_the_standbys_that_commits_wait_for_are_missed_until_they_are_there(
+async def test_commits_that_wait_are_told_though_they_hold_every_connection_of_the_pool(
+    server: LocalPostgres, access: Access, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication_slots, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "PERIOD_SECONDS", 0.05)
+    over = asyncio.Event()
+
+    async def waiting() -> float | None:
+        return value("commits_waiting", database="orders")
+
+    async def acknowledged() -> float | None:
+        row = admin.execute("SELECT (pg_current_wal_lsn() - '0/0')::bigint").fetchone()
+        assert row is not None
+        standby.acknowledge(row[0])
+        return await waiting()
+
+    async def commit_on() -> None:
+        # The server is told of the setting a moment later.
+        while not over.is_set():
+            await pool.run(write)
+
+    async with process(access) as is_ready, AsyncExitStack() as stack:
+        pool = await Database.open(access.service_dsn, application_name="orders", max_size=2)
+        stack.push_async_callback(pool.close)
+        await eventually(waiting, until=lambda number: number == 0)
+        stack.callback(want, admin, "")
+        want(admin, "archive")
+        commits = [asyncio.create_task(commit_on()) for _ in range(2)]
+        stack.callback(over.set)
+        await eventually(waiting, until=lambda number: number == 2)
+        with pytest.raises(Fault):
+            await pool.ping()
+        assert await is_ready()
+        # One that is connected and acknowledges nothing is no help.
+        standby = stack.enter_context(closing(Standby(server.admin_dsn, name="archive")))
+        seen = await looks_at_commits()
+        await eventually(looks_at_commits, until=lambda number: number > seen + 1)
+        assert await waiting() == 2
+        over.set()
+        await eventually(acknowledged, until=lambda number: number == 0)
+        await asyncio.gather(*commits)
+
+
+@pytest.mark.integration
+async def test_a_server_that_does_not_say_where_its_log_ends_has_its_refusal_logged_once_and_is_asked_on(
     server: LocalPostgres,
     database: Database,
     admin: psycopg.Connection[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(replication_slots, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(outbox_slot, "REFRESH_SECONDS", 0.05)
+    before = await looks_at_commits()
 
-    async def missing() -> float | None:
-        return value("synchronous_standbys_missing", database="orders")
+    async def horizon() -> float | None:
+        return value("outbox_oldest_transaction_seconds", topic=TOPIC)
 
-    def want(names: str) -> None:
-        admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'".encode())
-        admin.execute("SELECT pg_reload_conf()")
+    async def active() -> float | None:
+        return value("replication_slot_active", slot=SLOT)
 
-    watching = asyncio.create_task(replication_slots.watch(database))
     with ExitStack() as stack:
-        stack.callback(watching.cancel)
-        stack.callback(want, "")
-        await eventually(missing, until=lambda number: number == 0)
-        want("ANY 2 (archive, archive2)")
-        await eventually(missing, until=lambda number: number == 2)
-        stack.enter_context(closing(Standby(server.admin_dsn, name="archive")))
-        await eventually(missing, until=lambda number: number == 1)
-        stack.enter_context(closing(Standby(server.admin_dsn, name="somebody")))
-        stack.enter_context(closing(Standby(server.admin_dsn, name="archive2")))
-        assert await eventually(missing, until=lambda number: number == 0) == 0
-    await asyncio.wait({watching})
-
-
-@pytest.mark.parametrize(
-    ("wanted", "connected", "missing"),
-    [
-        ("", [], 0),
-        ("  ", ["archive"], 0),
-        ("archive", [], 1),
-        ("archive", ["Archive"], 0),
-        ("archive, other", ["other"], 0),
-        ("archive", ["other", "pg_basebackup"], 1),
-        ("*", [], 1),
-        ("*", ["whoever"], 0),
-        ("ANY 1 (archive, archive2)", ["archive2"], 0),
-        ("ANY 1 (archive, archive2)", [], 1),
-        ("first 2 (a, b, c)", ["c"], 1),
-        ('2 ("a", "b")', ["a", "b"], 0),
-        ("FIRST 3 (*)", ["a"], 2),
-    ],
-)
-def test_what_a_server_wants_is_compared_with_who_is_there(
-    wanted: str, connected: list[str], missing: int
-) -> None:
-    assert missing_standbys(wanted, connected) == missing
+        there = stack.enter_context(psycopg.connect(server.admin_dsn, dbname="orders", autocommit=True))
+        stack.callback(there.execute, "GRANT EXECUTE ON FUNCTION pg_current_wal_lsn() TO PUBLIC")
+        there.execute("REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC")
+        logs = stack.enter_context(capture_logs())
+        async with asyncio.TaskGroup() as group:
+            life = Lifecycle(group)
+            life.start(replication_slots.watch(database), name="replication slots")
+            life.start(outbox_slot.watch(database, TOPIC), name="outbox slot")
+            admin.execute("SELECT pg_create_physical_replication_slot(%s)", [SLOT])
+            await eventually(looks_at_commits, until=lambda number: number > before + 3)
+            await eventually(horizon, until=lambda seconds: seconds == 0)
+            assert await active() is None
+            there.execute("GRANT EXECUTE ON FUNCTION pg_current_wal_lsn() TO PUBLIC")
+            assert await eventually(active, until=lambda shown: shown == 0) == 0
+            assert life.death is None
+            life.stopping.set()
+            await life.drain()
+    said = [(entry["event"], entry["look"]) for entry in logs]
+    assert sorted(said) == [("look_refused", "replication slots"), ("look_refused", "slot of the outbox")]
+    assert "pg_current_wal_lsn" in logs[0]["error"]
