@@ -146,11 +146,10 @@ class Stack:
     def roll(self, tag: str, *, back: bool = False) -> None:
         """Make our processes anew with another image, as `make roll` and `make roll-back` do."""
         self.tag = tag
-        run(
-            [str(ROLL), "back" if back else "forward", *self._command()],
-            seconds=ROLL_SECONDS,
-            **self._variables(),
-        )
+        variables = self._variables()
+        # Nobody has to say it again: the proxy stays on the port where it is.
+        del variables["SAGACITY_PORT"]
+        run([str(ROLL), "back" if back else "forward", *self._command()], seconds=ROLL_SECONDS, **variables)
 
     def down(self, *, volumes: bool) -> None:
         """Stop and remove the containers, and their data if `volumes`."""
