@@ -36,14 +36,18 @@ for folder in ("/app", "/opt/sagacity", "/"):
     except OSError as error:
         print(type(error).__name__, error.errno)
 """
+# All at once: where the host has no DNS, a name that nobody here has takes ten seconds.
 FOUND = """
 import socket, sys
-for name in sys.argv[1:]:
+from concurrent.futures import ThreadPoolExecutor
+def find(name):
     try:
         socket.create_connection((name, 5432), 3).close()
-        print(name)
     except socket.gaierror:
-        pass
+        return
+    print(name)
+with ThreadPoolExecutor() as pool:
+    list(pool.map(find, sys.argv[1:]))
 """
 METRICS = """
 import urllib.request
