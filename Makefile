@@ -154,6 +154,9 @@ image-there:
 	@$(call there,sagacity,$(MAKE) --no-print-directory image TAG=$(TAG))
 	@$(if $(findstring load,$(PROFILES)),$(call there,sagacity-load,docker build --file deploy/compose/load.Dockerfile --tag sagacity-load:$(TAG) .))
 
+# Secrets come after who looks whether they are the right ones, also by `make -j`.
+.NOTPARALLEL:
+
 secrets: $(STAMP) ## make the secrets of the containers that are missing, in deploy/secrets
 	@$(BIN)/python -m deploy.compose.make_secrets $${SAGACITY_SECRETS:+"$$SAGACITY_SECRETS"}
 

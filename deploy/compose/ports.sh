@@ -5,7 +5,9 @@
 keep_port() { # variable, service
   local container port
   if [ -n "${!1:-}" ] || grep -Eqs "^ *(export +)?$1 *[=:]" "$(dirname "${BASH_SOURCE[0]}")/../.env"; then return 0; fi
+  # Two of them where making one anew was cut off.
   container=$("${compose[@]}" --profile obs --profile load ps --all --quiet "$2")
+  container=${container%%$'\n'*}
   [ -n "$container" ] || return 0
   port=$(docker container inspect --format '{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}}{{end}}{{end}}' "$container")
   if [ -n "$port" ]; then export "$1=$port"; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends with one sentence where databases have their passwords from another folder than the one that would be used now,
+# Ends with one sentence where the databases that there are have other passwords than the secrets that would be used now,
 # as when SAGACITY_SECRETS was forgotten: they would not know a second set. Called by `make up` and `make roll`, before
 # secrets are made.
 #
@@ -16,13 +16,14 @@ containers=$("${compose[@]}" ps --all --quiet)
 # shellcheck disable=SC2086 # ids, separated by lines
 mounts=$(docker container inspect --format '{{range .Mounts}}{{println .Source .Destination}}{{end}}' $containers)
 # The passwords of databases' administrators, which only databases have.
-folders=$(sed -n 's#/[^/]*_admin-password /run/secrets/[^/]*$##p' <<<"$mounts" | sort -u)
-while read -r theirs; do
-  # Docker Desktop tells where the host's folders are in its machine.
+passwords=$(sed -n 's#^\(.*\) /run/secrets/\([^/]*_admin-password\)$#\2 \1#p' <<<"$mounts")
+while read -r name theirs; do
+  [ -n "$name" ] || continue
+  # Docker Desktop tells where the host's folders are in its machine; and a checkout may have moved with its secrets.
   theirs=${theirs#/host_mnt}
-  if [ -n "$theirs" ] && ! [ "$theirs" -ef "$ours" ]; then
-    echo "the databases have their passwords from $theirs, and $ours is not that folder: set SAGACITY_SECRETS to the former," \
-      "or put that folder back where it is gone" >&2
+  if ! [ -f "$ours/$name" ] || { [ -f "$theirs" ] && ! cmp -s "$theirs" "$ours/$name"; }; then
+    echo "the databases have their passwords from ${theirs%/*}, and $ours has others or none: set SAGACITY_SECRETS to the" \
+      "former, put that folder back where it is gone, or end the databases by make down" >&2
     exit 1
   fi
-done <<<"$folders"
+done <<<"$passwords"

@@ -34,6 +34,7 @@ LOOK_SECONDS = 0.5
 HTTP_SECONDS = 5.0
 # Kafka shows an event to consumers, and they show their lag, a moment after it left the outbox.
 CALM_LOOKS = 3
+OPEN_SAGA = "SELECT 1 FROM saga WHERE state IN ('RUNNING', 'COMPENSATING') LIMIT 1"
 
 
 @dataclass
@@ -138,6 +139,9 @@ class Meter:
         return [(pid, database, wal_bytes) for pid, database, wal_bytes in rows.fetchall()]
 
     def _is_calm(self) -> bool:
+        # First: a saga that is over has published all that it will, and a customer may be answered before it is.
+        if self._connection("sagas").execute(OPEN_SAGA).fetchone():
+            return False
         for context in PUBLISHERS:
             row = self._connection(context).execute("SELECT count(*) FROM outbox").fetchone()
             if row is None or row[0]:

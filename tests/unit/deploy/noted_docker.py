@@ -37,6 +37,8 @@ esac
 PYTHON = """#!/bin/bash
 echo "python $*" >>"$CALLS"
 """
+# What the databases that run have of their secrets.
+PASSWORD = "orders_admin-password"
 FAR_OFF = "2999-01-01T00:00:00.123456789Z"
 
 
@@ -56,6 +58,7 @@ class Docker:
         """Run a command with them; each call begins a new list."""
         secrets = self.folder / "secrets"
         secrets.mkdir(parents=True, exist_ok=True)
+        (secrets / PASSWORD).write_text("theirs", "utf-8")
         for name, text in (("docker", DOCKER), ("python", PYTHON)):
             (self.folder / name).write_text(text, "utf-8")
             (self.folder / name).chmod(0o755)

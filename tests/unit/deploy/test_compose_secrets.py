@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from deploy.compose.make_secrets import DATABASES, DEPLOY, main, make_all
-from tests.unit.deploy.noted_docker import Docker
+from tests.unit.deploy.noted_docker import PASSWORD, Docker
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -91,19 +91,26 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
     return said
 
 
+def secrets_in(folder: Path, password: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / PASSWORD).write_text(password, "utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("target", ["up", "roll", "roll-back"])
+@pytest.mark.parametrize("password", [None, "another"])
 def test_other_secrets_than_the_databases_have_are_refused_and_no_second_set_is_made(
-    tmp_path: Path, target: str
+    tmp_path: Path, target: str, password: str | None
 ) -> None:
     docker = Docker(tmp_path / "bin")
-    theirs = tmp_path / "the one"
-    theirs.mkdir()
-    other = str(tmp_path / "another")
+    theirs, other = secrets_in(tmp_path / "the one", "theirs"), tmp_path / "another"
+    if password:
+        secrets_in(other, password)
     done = docker.make(
-        target, "TAG=there", RUNNING="orders-database", MOUNTED=str(theirs), SAGACITY_SECRETS=other
+        target, "TAG=there", RUNNING="orders-database", MOUNTED=str(theirs), SAGACITY_SECRETS=str(other)
     )
     assert done.returncode != 0
-    assert f"from {theirs}, and {other} is not that folder" in sentence(done)
+    assert f"from {theirs}, and {other} has others or none" in sentence(done)
     assert docker.calls("python") == docker.calls(" up ") == docker.calls(" run ") == []
 
 
@@ -116,14 +123,13 @@ def test_a_folder_of_secrets_that_is_gone_is_not_made_again_beside_databases(tmp
     assert docker.calls("python") == []
 
 
-def test_the_same_secrets_by_another_name_are_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["/host_mnt{}/the one", "{}/the one", "{}/moved away", "/run/desktop/{}"])
+def test_the_same_secrets_in_another_place_are_the_same(tmp_path: Path, where: str) -> None:
     docker = Docker(tmp_path / "bin")
-    theirs, name = tmp_path / "the one", tmp_path / "name"
-    theirs.mkdir()
-    name.symlink_to(theirs)
-    for given in (str(name), os.path.relpath(theirs, DEPLOY)):
+    theirs, copied = secrets_in(tmp_path / "the one", "theirs"), secrets_in(tmp_path / "copied", "theirs")
+    for given in (str(theirs), os.path.relpath(theirs, DEPLOY), str(copied)):
         done = docker.make(
-            "up", RUNNING="orders-database", MOUNTED=f"/host_mnt{theirs}", SAGACITY_SECRETS=given
+            "up", RUNNING="orders-database", MOUNTED=where.format(tmp_path), SAGACITY_SECRETS=given
         )
         assert done.returncode == 0, done.stderr
 
