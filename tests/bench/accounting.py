@@ -139,7 +139,7 @@ class Meter:
         return [(pid, database, wal_bytes) for pid, database, wal_bytes in rows.fetchall()]
 
     def _is_calm(self) -> bool:
-        # First: a saga that is over has published all that it will, and a customer may be answered before it is.
+        # First: a saga that is over has published all that it will; a customer may be answered before it is.
         if self._connection("sagas").execute(OPEN_SAGA).fetchone():
             return False
         for context in PUBLISHERS:
