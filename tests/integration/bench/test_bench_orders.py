@@ -35,7 +35,7 @@ async def test_the_costs_of_operations_are_whole_for_the_calculator(tmp_path: Pa
     costs = parsed(written)
     for kind in ("confirmed", "declined"):
         assert costs.events[kind] == measured().events[kind]
-    # Of all kinds together: a server tells of its log seconds later, which in a run this short is another phase.
+    # Of all kinds together: a server tells of its log seconds later, in a run this short in another phase.
     assert all(sum(of_kind[name] for of_kind in costs.wal_bytes.values()) > 0 for name in DATABASES)
     assert sum(costs.process_seconds["confirmed"].values()) > 0
     assert costs.consumer_events_per_second > 0
