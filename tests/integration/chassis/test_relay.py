@@ -165,7 +165,7 @@ async def test_a_second_relay_takes_over_when_the_first_one_stops(
     async with running(second):
         async with running(first):
             await publish(database, "order-1", 1)
-            # Not as soon as Kafka has it: whoever is stopped before its row is gone leaves it to be sent again.
+            # Not as soon as Kafka has it: who is stopped before its row is gone leaves it to be sent again.
             await eventually(lambda: rows(database, "SELECT 1 FROM outbox"), until=lambda found: not found)
         await publish(database, "order-1", 2)
         assert len(await read_topic(topic, 2)) == 2
