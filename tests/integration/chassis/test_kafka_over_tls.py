@@ -294,16 +294,20 @@ async def test_processes_with_a_wrong_password_are_ready_and_publish_all_once_it
         counts = [await select(suite.dsn(name), "SELECT count(*) FROM outbox") for name in PUBLISHERS]
         return sum(int(count) for (count,) in counts)
 
+    async def logs() -> dict[str, str]:
+        return {name: (suite.logs / f"{name}.log").read_text("utf-8") for name in (*PUBLISHERS, "gateway")}
+
     # It waits until every process is ready, the gateway among them, and loads the sample data.
     await suite.start()
     try:
         for service in ("", "readiness"):
             assert set((await health(suite, service)).values()) == {SERVING}
         assert await waiting() > 0
-        said = {name: (suite.logs / f"{name}.log").read_text("utf-8") for name in (*PUBLISHERS, "gateway")}
+        said = await eventually(
+            logs, until=lambda texts: all("invalid credentials" in text for text in texts.values())
+        )
         assert [text.count("relay_halted") for text in said.values()] == [1, 1, 1, 1, 0]
         assert said["gateway"].count("live updates go without kafka") == 1
-        assert all("invalid credentials" in text for text in said.values())
         assert not any(WRONG_PASSWORD in text for text in said.values())
         variables(kafka.with_password(), tmp_path)
         for name in (*PUBLISHERS, "gateway"):
