@@ -2,6 +2,7 @@
 
 Every gateway reads all of it, so this is work that more gateways do not share; cli/capacity_model.py counts
 with it. Events come at a pace from another process; this one does what a gateway does with them, and no more.
+`--quick` is one pace for a second: whether it works.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from typing_extensions import override
 
+from chassis.kafka import KafkaCluster
 from deploy.local.kafka import ApacheKafka
 from gateway.live import TOPIC, LiveUpdates
 from tests.e2e.eventually import eventually
@@ -59,17 +62,17 @@ async def publish(bootstrap_servers: str, pace: int, events: int) -> None:
         await producer.stop()
 
 
-async def cost_of_an_event(bootstrap_servers: str, pace: int) -> float:
+async def cost_of_an_event(bootstrap_servers: str, pace: int, seconds: int) -> float:
     """Processor seconds of a gateway for an event at this pace, less what it uses while nothing comes."""
     live = Counting(max_streams=1, max_streams_per_user=1)
-    following = asyncio.create_task(live.follow(bootstrap_servers))
+    following = asyncio.create_task(live.follow(KafkaCluster(bootstrap_servers)))
     try:
         await _published(bootstrap_servers, pace, 1, until=live)
         idle = time.process_time()
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(seconds)
         idle = time.process_time() - idle
         before, live.heard = time.process_time(), 0
-        await _published(bootstrap_servers, pace, pace * SECONDS, until=live)
+        await _published(bootstrap_servers, pace, pace * seconds, until=live)
         return (time.process_time() - before - idle) / live.heard
     finally:
         following.cancel()
@@ -93,7 +96,7 @@ async def _heard(live: Counting) -> int:
     return live.heard
 
 
-async def measure() -> None:
+async def measure(paces: Sequence[int], seconds: int) -> None:
     """Start a broker, and print what an event costs at each pace."""
     with tempfile.TemporaryDirectory() as folder:
         broker = ApacheKafka(Path(folder), jars=ROOT / ".sagacity" / "kafka-jars")
@@ -101,16 +104,18 @@ async def measure() -> None:
         broker.launch()
         await asyncio.to_thread(broker.wait_ready)
         try:
-            await publish(broker.bootstrap_servers, PACES[-1], 1)
-            for pace in PACES:
-                cost = await cost_of_an_event(broker.bootstrap_servers, pace)
+            await publish(broker.bootstrap_servers, paces[-1], 1)
+            for pace in paces:
+                cost = await cost_of_an_event(broker.bootstrap_servers, pace, seconds)
                 print(f"{pace:,} events a second: {cost * 1e6:.0f} us each")  # noqa: T201 - what it says
         finally:
             await asyncio.to_thread(broker.stop)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:] == ["--quick"]:
+        asyncio.run(measure(PACES[:1], seconds=1))
+    elif sys.argv[1:]:
         asyncio.run(publish(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
     else:
-        asyncio.run(measure())
+        asyncio.run(measure(PACES, SECONDS))
