@@ -26,7 +26,7 @@ DATABASE_OF: Final = {
     "orchestrator": "sagas",
 }
 # What every gateway reads whole, for live updates, and the processor time of an event: measured at 3,000 a
-# second by `python -m tests.bench.live_updates`. At 300 it is four times as much, of all 3 % of a core.
+# second by `python -m tests.bench.live_updates`. At 300 it is six times as much, of all 4 % of a core.
 HEARD_TOPIC: Final = "sagacity.orders.v1"
 HEARD_SECONDS: Final = 20e-6
 # Of what a gateway may use: beyond it gateways are mostly busy with reading, however many there are.

@@ -1,6 +1,8 @@
 """What a consumer shows while it cannot consume, and that it shows when it can again."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,19 @@ def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_session, "LAG_SECONDS", 0.2)
 
 
+@contextmanager
+def away(admin_dsn: str, name: str) -> Iterator[None]:
+    """Keep everybody out of a database inside of the block."""
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
+        try:
+            admin.execute(CUT, [name])
+            yield
+        finally:
+            admin.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
+
+
 async def test_a_consumer_is_in_an_outage_while_its_database_is_away(
     *,
     open_database: Any,
@@ -35,23 +50,15 @@ async def test_a_consumer_is_in_an_outage_while_its_database_is_away(
 ) -> None:
     database = await open_database(DDL)
     (row,) = await database.fetch(NAME, {})
-    name = row["name"]
-    admin = psycopg.connect(postgres_admin_dsn, autocommit=True)
-    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-    with admin:
-        async with running(new_consumer(database)):
-            await send(("a", 1))
-            await until_applied(database, {"a": [1]})
-            admin.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
-            try:
-                admin.execute(CUT, [name])
-                await send(("a", 2))
-                await until_shown(1, "outage", group=group)
-                assert shown("outages_total", group=group) == 1
-            finally:
-                admin.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
-            await until_applied(database, {"a": [1, 2]})
-            await until_shown(0, "outage", group=group)
+    async with running(new_consumer(database)):
+        await send(("a", 1))
+        await until_applied(database, {"a": [1]})
+        with away(postgres_admin_dsn, row["name"]):
+            await send(("a", 2))
+            await until_shown(1, "outage", group=group)
+            assert shown("outages_total", group=group) == 1
+        await until_applied(database, {"a": [1, 2]})
+        await until_shown(0, "outage", group=group)
     assert await letters(database) == []
 
 
@@ -67,21 +74,15 @@ async def test_what_stopped_a_consumer_is_not_shown_on_while_its_database_is_awa
     """It may be resumed meanwhile; where it is not, the first event that comes again says so."""
     database = await open_database(DDL)
     (row,) = await database.fetch(NAME, {})
-    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
     consumer = new_consumer(database)
     await consumer.inbox.halt()
     await send(("a", 1))
-    with psycopg.connect(postgres_admin_dsn, autocommit=True) as admin:
-        async with running(consumer):
-            await until_shown(1, "stopped", group=group, state="HALTED")
-            admin.execute(allow.format(sql.Identifier(row["name"]), sql.SQL("false")))
-            try:
-                admin.execute(CUT, [row["name"]])
-                await until_shown(1, "outage", group=group)
-                assert shown("stopped", group=group, state="HALTED") == 0
-            finally:
-                admin.execute(allow.format(sql.Identifier(row["name"]), sql.SQL("true")))
-            await until_shown(1, "stopped", group=group, state="HALTED")
+    async with running(consumer):
+        await until_shown(1, "stopped", group=group, state="HALTED")
+        with away(postgres_admin_dsn, row["name"]):
+            await until_shown(1, "outage", group=group)
+            assert shown("stopped", group=group, state="HALTED") == 0
+        await until_shown(1, "stopped", group=group, state="HALTED")
 
 
 # It starts a broker of its own.
